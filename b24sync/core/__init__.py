@@ -1,0 +1,1 @@
+"""Decisions: pure and total. No clock, no chance, no I/O."""

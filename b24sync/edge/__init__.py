@@ -1,0 +1,1 @@
+"""The world: database and portal, touched and nothing more."""

@@ -1,0 +1,385 @@
+"""The nouns that every other module speaks of.
+
+Frozen, slotted values and closed enumerations, without behaviour beyond their own invariants.
+What a row, a command, a batch, a reply, an outcome and a verdict *are* is said here once; what is
+decided about them is said in the modules above.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""A value that JSON can carry; decimals of stored rows arrive as ``decimal.Decimal`` leaves."""
+
+
+class Operation(StrEnum):
+    """What the application asks for."""
+
+    ADD = "add"
+    UPDATE = "update"
+    DELETE = "delete"
+    UPSERT = "upsert"
+    CALL = "call"
+
+
+class RowState(StrEnum):
+    """Where an unfinished outbox row stands."""
+
+    READY = "ready"
+    BATCHED = "batched"
+    DOUBT = "doubt"
+    PARKED = "parked"
+    HELD = "held"
+
+
+class BatchState(StrEnum):
+    """Where a batch stands between the journal and its outcome."""
+
+    JOURNALLED = "journalled"
+    SENDING = "sending"
+    ANSWERED = "answered"
+    DOUBT = "doubt"
+    RECONCILED = "reconciled"
+    RETURNED = "returned"
+
+
+class PortalState(StrEnum):
+    """Whether a portal may be called, and if not, what kind of trouble a person must look at."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    AUTH_LOST = "auth_lost"
+    PLAN_LOST = "plan_lost"
+    OVERLOADED = "overloaded"
+    GONE = "gone"
+    MISCONFIGURED = "misconfigured"
+
+
+class HaltMode(StrEnum):
+    """How far a failed command reaches."""
+
+    INDEPENDENT = "independent"
+    CHAIN = "chain"
+    STRICT = "strict"
+
+
+class ResultOutcome(StrEnum):
+    """What a result row records; the first five are final."""
+
+    APPLIED = "applied"
+    MERGED = "merged"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    RETRIED = "retried"
+    SKIPPED = "skipped"
+    UNKNOWN = "unknown"
+
+
+FINAL_OUTCOMES = frozenset(
+    {
+        ResultOutcome.APPLIED,
+        ResultOutcome.MERGED,
+        ResultOutcome.FAILED,
+        ResultOutcome.EXPIRED,
+        ResultOutcome.CANCELLED,
+    }
+)
+"""A row ends in exactly one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A field value that stands for the remote id of another entity."""
+
+    kind: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an application says about one entity of one portal.
+
+    Shape: ``fields`` and ``params`` may nest mappings, lists, dates, decimals and ``Ref``;
+    ``method`` is for the operation ``call`` only, which sends ``params`` as they are.
+    Units: ``due_at`` and ``expires_at`` are aware instants; a smaller ``priority`` goes first.
+    """
+
+    kind: str
+    key: str
+    operation: str
+    fields: Mapping[str, object] = field(default_factory=dict[str, object])
+    params: Mapping[str, object] = field(default_factory=dict[str, object])
+    portal: str = "default"
+    method: str | None = None
+    priority: int = 0
+    due_at: datetime | None = None
+    expires_at: datetime | None = None
+    mergeable: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One unfinished outbox row, as it was read.
+
+    Units: ``*_ms`` are epoch milliseconds of the database's clock.
+    """
+
+    id: int
+    portal: str
+    lane: int
+    kind: str
+    key: str
+    operation: Operation
+    fields: object
+    params: object
+    method: str | None = None
+    generation: int = 0
+    marker: str | None = None
+    priority: int = 0
+    attempts: int = 0
+    deliveries: int = 0
+    not_runs: int = 0
+    enqueued_at_ms: int = 0
+    expires_at_ms: int | None = None
+    cancel_requested: bool = False
+    first_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A local entity and the portal's record for it."""
+
+    kind: str
+    key: str
+    remote_id: str | None
+    generation: int = 0
+
+
+class FaultKind(StrEnum):
+    """What sort of complaint the portal makes, by what is to be done about it."""
+
+    RATE = "rate"
+    METHOD_TIME = "method_time"
+    TOKEN = "token"  # noqa: S105 - the name of a kind of fault, not a credential
+    PORTAL = "portal"
+    MOVED = "moved"
+    INVALID = "invalid"
+    FORBIDDEN = "forbidden"
+    GONE = "gone"
+    SERVER = "server"
+    TOO_LARGE = "too_large"
+    UNREACHABLE = "unreachable"
+    UNLISTED = "unlisted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What the portal complained of, in its own words and in ours.
+
+    ``portal_state`` says, for a portal-wide fault, what the portal becomes until a person acts.
+    """
+
+    code: str
+    text: str
+    kind: FaultKind
+    status: int | None = None
+    portal_state: PortalState | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One entry of a batch: what one or more rows become on the wire.
+
+    Shape: ``row_ids`` has the row whose change leads first. ``query`` is what follows the ``?``.
+    ``id_path`` says where the new id stands in the answer: empty, the answer itself is the id;
+    ``None``, there is none. ``gone`` are the patterns of "not found" that make a delete a success.
+    ``repeatable``: sending it twice leaves the portal in the same state as sending it once.
+    ``alone``: must not travel inside a batch.
+    """
+
+    row_ids: tuple[int, ...]
+    kind: str
+    key: str
+    operation: Operation
+    method: str
+    query: str
+    remote_id: str | None = None
+    marker: str | None = None
+    id_path: tuple[str, ...] | None = None
+    gone: tuple[tuple[str, str], ...] = ()
+    linked: bool = False
+    repeatable: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A row that cannot be said to the portal, and why."""
+
+    row_id: int
+    code: str
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A row that waits for the remote id of another entity."""
+
+    row_id: int
+    target: Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponed:
+    """A row whose method the portal has blocked for a while.
+
+    Units: ``until_ms`` is epoch milliseconds.
+    """
+
+    row_id: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """A row that ends without being sent: cancelled by a person, or past its time."""
+
+    row_id: int
+    outcome: ResultOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Rows sorted into what can be sent now and what cannot, each row in exactly one place."""
+
+    commands: tuple[Command, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    postponed: tuple[Postponed, ...] = ()
+    closing: tuple[Closing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """At most fifty commands that travel in one request.
+
+    Shape: ``labels`` and ``commands`` are of one length and order. ``single``: one command that
+    is called by itself, outside the method ``batch``.
+    """
+
+    labels: tuple[str, ...]
+    commands: tuple[Command, ...]
+    halt: bool = False
+    single: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back: facts without opinion.
+
+    ``body`` is the decoded JSON; ``readable`` says whether there was any.
+    Units: ``took_s`` is seconds from the first byte sent to the last byte read.
+    """
+
+    status: int
+    body: object = None
+    readable: bool = True
+    took_s: float = 0.0
+    location: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The portal did it.
+
+    Units: ``duration_ms`` is the portal's own measure of the command, if it gave one.
+    """
+
+    remote_id: str | None = None
+    was_gone: bool = False
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The portal judged the command and refused it."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Provably not executed, through no fault of the command.
+
+    Units: ``retry_at_ms`` is epoch milliseconds by the portal's clock, where it named a time.
+    """
+
+    fault: Fault
+    retry_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """Spared by a halt: provably not executed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Sent, and nobody can say whether it was executed."""
+
+    reason: str
+    fault: Fault | None = None
+
+
+Outcome: TypeAlias = Applied | Rejected | Deferred | Skipped | Unknown
+"""What became of one command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The row is done: write its final result and remove it."""
+
+    outcome: ResultOutcome
+    remote_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """The row goes back and tries again later.
+
+    Units: ``delay_ms`` milliseconds from now. ``charged``: an attempt is spent.
+    """
+
+    delay_ms: int
+    charged: bool
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spare:
+    """The row was not run and goes back at no charge, first in line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """The row rests until it is known what became of it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bury:
+    """The row is given up on: final result ``failed`` and a dead letter."""
+
+    reason: str
+    fault: Fault
+
+
+Verdict: TypeAlias = Finish | Retry | Spare | Doubt | Bury
+"""What is done about one row after its command's outcome."""
