@@ -1,0 +1,374 @@
+"""The table of portal error codes: what each complaint means and where it is documented.
+
+The same code can mean different things in different places, so every row says where it applies:
+to a request of any sort (``request``), to a whole batch only (``batch``), or to one command
+(``command``). Codes are compared in any case and decide wherever they can; texts may be
+localised and hold HTML, and are consulted only where the portal gives no telling code.
+What is not listed is never guessed to be harmless. What becomes of a row is not decided here.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from b24sync.core.model import Fault, FaultKind, PortalState
+
+
+class Where(StrEnum):
+    """What a code was said about."""
+
+    REQUEST = "request"
+    BATCH = "batch"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultRow:
+    """One line of the table.
+
+    ``text``: a pattern (regular expression, any case) that must also be found, if not empty.
+    ``source``: the page that documents the code, in words.
+    """
+
+    code: str
+    where: Where
+    kind: FaultKind
+    portal_state: PortalState | None = None
+    source: str
+    text: str = ""
+
+
+def _rows(
+    where: Where,
+    kind: FaultKind,
+    source: str,
+    *codes: str,
+    portal_state: PortalState | None = None,
+    text: str = "",
+) -> tuple[FaultRow, ...]:
+    return tuple(
+        FaultRow(
+            code=code, where=where, kind=kind, portal_state=portal_state, source=source, text=text
+        )
+        for code in codes
+    )
+
+
+_SYSTEM = "system error codes page"
+_OAUTH = "OAuth error codes page"
+_BATCH_PAGE = "batch page"
+_SDK = "error classes of the official Python SDK"
+_LIMITS = "performance limits page"
+
+_TEMPORARY = tuple(
+    row
+    for where in (Where.REQUEST, Where.COMMAND)
+    for row in (
+        *_rows(where, FaultKind.RATE, _SYSTEM, "QUERY_LIMIT_EXCEEDED"),
+        *_rows(where, FaultKind.METHOD_TIME, _LIMITS, "OPERATION_TIME_LIMIT"),
+        *_rows(where, FaultKind.TOKEN, _SYSTEM, "expired_token"),
+        *_rows(
+            where, FaultKind.SERVER, _SYSTEM, "INTERNAL_SERVER_ERROR", "ERROR_UNEXPECTED_ANSWER"
+        ),
+    )
+)
+
+_PORTAL_WIDE = (
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "NO_AUTH_FOUND",
+        "INVALID_CREDENTIALS",
+        "user_access_error",
+        portal_state=PortalState.AUTH_LOST,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SDK,
+        "invalid_token",
+        "authorization_error",
+        "AUTHORIZE_ERROR",
+        "APPLICATION_NOT_FOUND",
+        "ERROR_OAUTH",
+        "NOT_INSTALLED",
+        portal_state=PortalState.AUTH_LOST,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _OAUTH,
+        "invalid_grant",
+        "bad_verification_code",
+        "invalid_client",
+        "wrong_client",
+        "invalid_scope",
+        portal_state=PortalState.AUTH_LOST,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _OAUTH,
+        "PAYMENT_REQUIRED",
+        portal_state=PortalState.PLAN_LOST,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "ACCESS_DENIED",
+        portal_state=PortalState.PLAN_LOST,
+        text=r"commercial plan",
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "OVERLOAD_LIMIT",
+        portal_state=PortalState.OVERLOADED,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "PORTAL_DELETED",
+        portal_state=PortalState.GONE,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "INVALID_REQUEST",
+        portal_state=PortalState.MISCONFIGURED,
+    ),
+)
+
+_WHOLE_BATCH = (
+    *_rows(
+        Where.BATCH,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "ACCESS_DENIED",
+        portal_state=PortalState.PLAN_LOST,
+    ),
+    *_rows(
+        Where.BATCH,
+        FaultKind.PORTAL,
+        _SYSTEM,
+        "insufficient_scope",
+        "allowed_only_intranet_user",
+        portal_state=PortalState.AUTH_LOST,
+    ),
+    *_rows(
+        Where.BATCH,
+        FaultKind.PORTAL,
+        _BATCH_PAGE,
+        "ERROR_BATCH_METHOD_NOT_ALLOWED",
+        "ERROR_METHOD_NOT_FOUND",
+        "100",
+        portal_state=PortalState.MISCONFIGURED,
+    ),
+    *_rows(Where.BATCH, FaultKind.TOO_LARGE, _BATCH_PAGE, "ERROR_BATCH_LENGTH_EXCEEDED"),
+)
+
+_OF_THE_BATCH = (
+    *_rows(Where.COMMAND, FaultKind.TOO_LARGE, _BATCH_PAGE, "ERROR_BATCH_LENGTH_EXCEEDED"),
+    *_rows(Where.COMMAND, FaultKind.INVALID, _BATCH_PAGE, "ERROR_BATCH_METHOD_NOT_ALLOWED"),
+)
+
+_FORBIDDEN = (
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        _SYSTEM,
+        "ACCESS_DENIED",
+        "insufficient_scope",
+        "user_access_error",
+        "INVALID_CREDENTIALS",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        _SDK,
+        "invalid_token",
+        "WRONG_AUTH_TYPE",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        "confirmation of methods page",
+        "METHOD_CONFIRM_WAITING",
+        "METHOD_CONFIRM_DENIED",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        "crm.item.add page",
+        "allowed_only_intranet_user",
+        "CREATE_DYNAMIC_ITEM_RESTRICTED",
+        "UPDATE_DYNAMIC_ITEM_RESTRICTED",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        "crm.deal.add and crm.activity.delete pages",
+        "",
+        text=r"access denied|application context required",
+    ),
+    *_rows(
+        Where.COMMAND, FaultKind.FORBIDDEN, "user.update page", "ERROR_CORE", text=r"access_denied"
+    ),
+    *_rows(Where.COMMAND, FaultKind.FORBIDDEN, "tasks.task.delete page", "1048582"),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        "catalog.product.add page",
+        "200040300010",
+        "200040300040",
+    ),
+)
+
+_GONE = (
+    *_rows(Where.COMMAND, FaultKind.GONE, "crm.item.delete page", "NOT_FOUND"),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.GONE,
+        "crm.item.productrow.delete and crm.timeline.comment.delete pages",
+        "OWNER_NOT_FOUND",
+    ),
+    *_rows(Where.COMMAND, FaultKind.GONE, "lists.element.delete page", "ERROR_ELEMENT_NOT_FOUND"),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.GONE,
+        "crm.lead.update, crm.company.delete, crm.requisite.delete pages",
+        "",
+        text=r"not found",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.GONE,
+        "crm.contact.delete page",
+        "ERROR_CORE",
+        text=r"element not found",
+    ),
+    *_rows(
+        Where.COMMAND, FaultKind.GONE, "catalog.product.delete page", "0", text=r"does not exist"
+    ),
+)
+
+_INVALID = (
+    *_rows(Where.COMMAND, FaultKind.INVALID, "REST 3.0 overview page", "ERROR_METHOD_NOT_FOUND"),
+    *_rows(Where.COMMAND, FaultKind.INVALID, _SYSTEM, "ERROR_MANIFEST_IS_NOT_AVAILABLE"),
+    *_rows(Where.COMMAND, FaultKind.INVALID, "crm.deal.add page", ""),
+    *_rows(Where.COMMAND, FaultKind.INVALID, "crm.item.productrow.set page", "0"),
+    *_rows(Where.COMMAND, FaultKind.INVALID, "crm.item.import and tasks.task.get pages", "100"),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "tasks.task.add and user.add pages",
+        "ERROR_CORE",
+        "ERROR_ARGUMENT",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "crm.item.add and crm.item.update pages",
+        "-",
+        "CRM_FIELD_ERROR_VALUE_NOT_VALID",
+        "CRM_FIELD_ERROR_REQUIRED",
+        "ENTITY_TYPE_NOT_SUPPORTED",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "crm.item.list and crm.timeline.comment.add pages",
+        "INVALID_ARG_VALUE",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "crm.item.batchImport page",
+        "MAX_IMPORT_BATCH_SIZE_EXCEEDED",
+    ),
+    *_rows(
+        Where.COMMAND, FaultKind.INVALID, "crm.timeline.comment.delete page", "MULTIPLE_BINDINGS"
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "catalog.product.add page",
+        "200040300000",
+        "200040300043",
+        "200040300050",
+    ),
+    *_rows(
+        Where.COMMAND,
+        FaultKind.INVALID,
+        "lists.element.add page",
+        "ERROR_ELEMENT_ALREADY_EXISTS",
+        "ERROR_IBLOCK_NOT_FOUND",
+        "ERROR_REQUIRED_PARAMETERS_MISSING",
+        "ERROR_ELEMENT_FIELD_VALUE",
+        "ERROR_ADD_ELEMENT",
+        "ERROR_UPDATE_ELEMENT",
+        "ERROR_DELETE_ELEMENT",
+    ),
+)
+
+FAULTS: tuple[FaultRow, ...] = (
+    *_TEMPORARY,
+    *_PORTAL_WIDE,
+    *_WHOLE_BATCH,
+    *_OF_THE_BATCH,
+    *_FORBIDDEN,
+    *_GONE,
+    *_INVALID,
+)
+"""Every listed code; of several rows for one code and place, the first whose text is found."""
+
+_FAMILIES = (("CRM_FIELD_ERROR_", FaultKind.INVALID),)
+"""Beginnings of command codes that the portal varies per field check (crm.item.add page)."""
+
+_VAGUE = frozenset({"", "0", "error_core"})
+"""Command codes that say too little to outweigh a status of 500 and above."""
+
+
+def classify_envelope(code: str, text: str, status: int) -> Fault:
+    """Say what it means that a whole request was refused with this code.
+
+    An unlisted code with a 4xx is loud and safe: nothing ran, and a person is asked to look.
+    With any other status nobody knows what ran.
+    Raises: nothing.
+    Source: section on general codes of the portal's manual, "System error codes".
+    """
+    row = _find(code, text, Where.REQUEST, Where.BATCH)
+    if row is not None:
+        return _fault(code, text, row.kind, status, row.portal_state)
+    if (kind := _kind_by_status(status)) is not None:
+        return _fault(code, text, kind, status)
+    return _fault(code, text, FaultKind.UNLISTED, status, PortalState.MISCONFIGURED)
+
+
+def classify_command(code: str, text: str) -> Fault:
+    """Say what it means that the portal judged one command and answered with this code.
+
+    Raises: nothing. What is not listed is UNLISTED.
+    Source: the method pages named in ``FAULTS``.
+    """
+    return _fault(code, text, _command_kind(code, text), None)
+
+
+def classify_single(code: str, text: str, status: int) -> Fault:
+    """Say what the refusal of a single call means: of the portal's, or of this command only.
+
+    Raises: nothing.
+    Source: as ``FAULTS``; a status of 500 and above outweighs a code that says little.
+    """
+    row = _find(code, text, Where.REQUEST)
+    if row is not None:
+        return _fault(code, text, row.kind, status, row.portal_state)
+    kind = _command_kind(code, text)
+    if kind is FaultKind.UNLISTED or code.casefold() in _VAGUE:
+        kind = _kind_by_status(status) or kind
+    return _fault(code, text, kind, status)

@@ -1,0 +1,276 @@
+"""The smallest layer that knows which database it talks to.
+
+Everything that differs between SQLite, PostgreSQL and MariaDB/MySQL stands here and nowhere else:
+how to connect, what the clock is called, how to insert-or-update, which failures only mean "again".
+Above this module there is one code path.
+
+Two rules are kept for every database. The database's clock stamps what is stored, as whole
+milliseconds since 1970 UTC. And a transaction that writes says so when it begins, because a SQLite
+read transaction that turns into a write fails at once, whatever the busy timeout.
+"""
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Insert,
+    Select,
+    Table,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from b24sync.core.errors import DatabaseError, SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+T = TypeVar("T")
+
+MYSQL_NAMES = ("mysql", "mariadb")
+WRITES = "b24sync_writes"
+TRIES = 6
+
+EXTRAS = {
+    "postgresql": "pip install 'b24sync[postgresql]'",
+    "mysql": "pip install 'b24sync[mysql]'",
+    "mariadb": "pip install 'b24sync[mysql]'",
+}
+
+AGAIN_POSTGRESQL = {"40001", "40P01"}
+"""SQLSTATE of a serialisation failure and of a deadlock, PostgreSQL manual, appendix A."""
+
+AGAIN_MYSQL = {1205, 1213}
+"""Lock wait timeout and deadlock, MySQL server error reference."""
+
+
+class now_ms(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is
+    """The database's clock: whole milliseconds since 1970 UTC, at the start of the statement."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_ms)
+def _now_default(_element: now_ms, _compiler: SQLCompiler, **_kw: object) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+
+
+@compiles(now_ms, "postgresql")
+def _now_postgresql(_element: now_ms, _compiler: SQLCompiler, **_kw: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+@compiles(now_ms, "mysql", "mariadb")
+def _now_mysql(_element: now_ms, _compiler: SQLCompiler, **_kw: object) -> str:
+    return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000)"
+
+
+def parse_url(text: str) -> URL:
+    """A database address that this package can use.
+
+    Raises: SettingsError, naming ``database_url`` and never showing the password.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise SettingsError(
+            "database_url",
+            "not a database address; write e.g. sqlite:///b24sync.db, "
+            "postgresql+psycopg://user:password@host/name or mysql+pymysql://user:password@host/name",
+        ) from None
+    backend = url.get_backend_name()
+    if backend not in {"sqlite", "postgresql", *MYSQL_NAMES}:
+        raise SettingsError(
+            "database_url", f"{backend!r} is not supported; use sqlite, postgresql, mysql, mariadb"
+        )
+    if backend in MYSQL_NAMES and "+" not in url.drivername:
+        url = url.set(drivername=f"{backend}+pymysql")
+    if backend == "postgresql" and "+" not in url.drivername:
+        url = url.set(drivername="postgresql+psycopg")
+    if backend in MYSQL_NAMES and "charset" not in url.query:
+        url = url.update_query_dict({"charset": "utf8mb4"})
+    return url
+
+
+def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> Engine:
+    """An engine for this package's own statements; connects when first used.
+
+    Raises: SettingsError for an address or a driver that cannot be used.
+    """
+    url = parse_url(text)
+    options: dict[str, object] = {
+        "json_serializer": partial(json.dumps, ensure_ascii=False, separators=(",", ":")),
+        "json_deserializer": partial(json.loads, parse_float=Decimal),
+        "pool_pre_ping": True,
+        "hide_parameters": True,
+    }
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": 10.0}
+    else:
+        # max_overflow lets command line look-ups through while every slot is busy.
+        options |= {"pool_size": pool_size, "max_overflow": 2, "pool_recycle": 1800}
+        options |= {"pool_timeout": 10, "isolation_level": "READ COMMITTED"}
+        options["connect_args"] = {"connect_timeout": 10}
+    try:
+        engine = create_engine(url, **options)
+    except (NoSuchModuleError, ModuleNotFoundError):
+        hint = EXTRAS.get(url.get_backend_name(), "install its driver")
+        raise SettingsError("database_url", f"no driver for {url.drivername}; {hint}") from None
+    if url.get_backend_name() == "sqlite":
+        _listen_sqlite(engine)
+    if schema is not None:
+        engine = engine.execution_options(schema_translate_map={None: schema})
+    return engine
+
+
+def _listen_sqlite(engine: Engine) -> None:
+    """Take the driver's own transactions away and begin them as they are meant."""
+    event.listen(engine, "connect", _sqlite_connected)
+    event.listen(engine, "begin", _sqlite_begin)
+
+
+def _sqlite_connected(connection: "DBAPIConnection", _record: "ConnectionPoolEntry") -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # FULL: the commit before a request is sent must survive a power cut, WAL with NORMAL may not.
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "busy_timeout=10000",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def writing(engine: Engine) -> Generator[Connection]:
+    """One transaction that may write; committed at the end, rolled back by an exception."""
+    with engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Generator[Connection]:
+    """One transaction that only reads."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Run one writing transaction, again from its start when the database only asked for that.
+
+    Units: at most six tries, one after another.
+    Raises: whatever ``work`` raises, and the database's own error after the last try.
+    """
+    for _ in range(TRIES - 1):
+        try:
+            with writing(engine) as connection:
+                return work(connection)
+        except OperationalError as error:
+            if not only_asks_again(error):
+                raise
+    with writing(engine) as connection:
+        return work(connection)
+
+
+def only_asks_again(error: OperationalError) -> bool:
+    """Whether a failure means that the same transaction may simply be run again."""
+    original = error.orig
+    state = getattr(original, "sqlstate", None)
+    if state in AGAIN_POSTGRESQL:
+        return True
+    arguments = original.args if original is not None else ()
+    if arguments and arguments[0] in AGAIN_MYSQL:
+        return True
+    return bool(arguments) and "database is locked" in str(arguments[0])
+
+
+def unreachable(engine: Engine, error: Exception) -> DatabaseError:
+    """The error to show when the database does not answer; names the address, not the password."""
+    where = engine.url.render_as_string(hide_password=True)
+    cause = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+    password = engine.url.password
+    if password:
+        cause = cause.replace(str(password), "***")
+    return DatabaseError(f"cannot use the database {where}: {cause}")
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    keys: Sequence[str],
+    update: Callable[[Callable[[str], object]], Mapping[str, object]],
+) -> None:
+    """Insert rows, or update those whose key is there already.
+
+    ``update`` is given a function from a column's name to the value that was to be inserted, and
+    says what the existing row's columns become. Set expressions must not depend on one another:
+    MySQL evaluates them left to right.
+    """
+    if not rows:
+        return
+    name = connection.dialect.name
+    statement: Insert
+    if name in MYSQL_NAMES:
+        mine = mysql.insert(table)
+        # VALUES() is understood by MariaDB and by MySQL 8; MySQL's newer row alias is not.
+        statement = mine.on_duplicate_key_update(dict(update(lambda c: mine.inserted[c])))
+    elif name == "postgresql":
+        theirs = postgresql.insert(table)
+        statement = theirs.on_conflict_do_update(
+            index_elements=list(keys), set_=dict(update(lambda c: theirs.excluded[c]))
+        )
+    else:
+        lite = sqlite.insert(table)
+        statement = lite.on_conflict_do_update(
+            index_elements=list(keys), set_=dict(update(lambda c: lite.excluded[c]))
+        )
+    connection.execute(statement, list(rows))
+
+
+def insert_missing(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Insert rows, leaving alone those whose key is there already."""
+    if not rows:
+        return
+    name = connection.dialect.name
+    statement: Insert
+    if name in MYSQL_NAMES:
+        statement = mysql.insert(table).prefix_with("IGNORE")
+    elif name == "postgresql":
+        statement = postgresql.insert(table).on_conflict_do_nothing()
+    else:
+        statement = sqlite.insert(table).on_conflict_do_nothing()
+    connection.execute(statement, list(rows))
+
+
+def skip_locked(statement: Select[tuple[object, ...]]) -> Select[tuple[object, ...]]:
+    """Lock the selected rows and pass over those that somebody else has locked.
+
+    SQLAlchemy leaves the clause out for SQLite, where the writing transaction excludes everyone.
+    """
+    return statement.with_for_update(skip_locked=True)

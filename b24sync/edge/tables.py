@@ -1,0 +1,519 @@
+"""The tables: columns, checks and indexes, for every database in one schema.
+
+``outbox`` is a public interface: a plain ``INSERT`` with ``kind``, ``entity_key``, ``operation``
+and ``fields`` is a change, from any language. ``result`` is the monitoring interface. The rest is
+this package's own.
+
+All instants are whole milliseconds since 1970 UTC by the database's clock, because two of the
+databases drop an offset without a word. Finished rows leave ``outbox``, so what is polled stays
+small. There are no foreign keys between tables that are written all the time. CHECK constraints
+forbid half-states. States are text, so that a new one is a cheap migration.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+    true,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+from b24sync.core.model import (
+    BatchState,
+    Operation,
+    PortalState,
+    ResultOutcome,
+    RowState,
+)
+from b24sync.edge.database import now_ms
+
+PREFIX = "b24sync_"
+KEY_LENGTH = 190
+KIND_LENGTH = 64
+PORTAL_LENGTH = 64
+MARKER_LENGTH = 255
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+WHOLE = ("mysql", "mariadb")
+MYSQL_OPTIONS: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in WHOLE
+    for option, value in {
+        "engine": "InnoDB",
+        "default_charset": "utf8mb4",
+        "collate": "utf8mb4_bin",
+    }.items()
+}
+
+metadata = MetaData(naming_convention=NAMING)
+
+
+def _has_whole_indexes(*_args: object, dialect: Dialect, **_kw: object) -> bool:
+    """MariaDB and MySQL have no partial indexes: there the state stands inside the key."""
+    return dialect.name in WHOLE
+
+
+def _has_partial_indexes(*_args: object, dialect: Dialect, **_kw: object) -> bool:
+    """PostgreSQL and SQLite index just the rows that a statement asks for."""
+    return dialect.name not in WHOLE
+
+
+def _exact(length: int) -> TypeEngine[str]:
+    """Text compared byte by byte, so that two keys that differ in case are two keys."""
+    return (
+        String(length)
+        .with_variant(String(length, collation="C"), "postgresql")
+        .with_variant(String(length, collation="utf8mb4_bin"), *WHOLE)
+    )
+
+
+def _long() -> TypeEngine[str]:
+    """Text of any length that a portal's complaint may have."""
+    return Text()
+
+
+def _id() -> TypeEngine[int]:
+    """A number that grows; SQLite numbers rows by itself only under the name INTEGER."""
+    return BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _json() -> TypeEngine[object]:
+    """A JSON document, where Python's None is SQL's NULL."""
+    return JSON(none_as_null=True)
+
+
+def _one_of(column: str, values: type[StrEnum]) -> str:
+    """The CHECK that a column holds a member of an enumeration."""
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _valid_json(column: str) -> CheckConstraint:
+    """SQLite alone takes any text for JSON; the others check by themselves."""
+    return CheckConstraint(
+        f"{column} IS NULL OR json_valid({column})", name=f"{column}_is_json"
+    ).ddl_if(dialect="sqlite")
+
+
+portal = Table(
+    PREFIX + "portal",
+    metadata,
+    Column("code", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("base_url", String(255), nullable=False),
+    Column("auth_kind", String(16), nullable=False, server_default="webhook"),
+    Column("secret", Text),
+    Column("secret_key_id", String(32)),
+    Column("app_id", String(64), nullable=False, server_default=""),
+    Column("credential_user", String(64)),
+    Column("token_expires_at", BigInteger),
+    Column("token_version", Integer, nullable=False, server_default="0"),
+    Column("refresh_lease_until", BigInteger),
+    Column("egress_group", _exact(64), nullable=False, server_default="default"),
+    Column("rate_x", Float, nullable=False, server_default="50"),
+    Column("rate_y", Float, nullable=False, server_default="2"),
+    Column("server_max_s", Integer, nullable=False, server_default="60"),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("state", String(16), nullable=False, server_default=PortalState.ACTIVE),
+    Column("state_reason", Text),
+    Column("state_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("policy", _json()),
+    Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    CheckConstraint("code <> ''", name="code"),
+    CheckConstraint("auth_kind IN ('webhook', 'oauth')", name="auth_kind"),
+    CheckConstraint(_one_of("state", PortalState), name="state"),
+    CheckConstraint("rate_x > 0 AND rate_y > 0", name="rate"),
+    CheckConstraint("server_max_s > 0", name="server_max_s"),
+    CheckConstraint("weight > 0", name="weight"),
+    CheckConstraint("state = 'active' OR state_reason IS NOT NULL", name="a_pause_has_a_reason"),
+    CheckConstraint("(secret IS NULL) = (secret_key_id IS NULL)", name="secret_with_key_id"),
+    _valid_json("policy"),
+    **MYSQL_OPTIONS,
+)
+"""One row per tenant; cold."""
+
+lane = Table(
+    PREFIX + "lane",
+    metadata,
+    Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("lane", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_due_at", BigInteger),
+    Column("wake_seq", BigInteger, nullable=False, server_default="0"),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("weight", Float, nullable=False, server_default="1"),
+    Column("vtime", Float(53), nullable=False, server_default="0"),
+    Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
+    Column("lease_until", BigInteger),
+    Column("lease_owner", String(255)),
+    Column("open_batch_id", BigInteger),
+    Column("scan_floor", BigInteger, nullable=False, server_default="0"),
+    Column("swept_at", BigInteger, nullable=False, server_default="0"),
+    Column("breaker", String(16), nullable=False, server_default="closed"),
+    Column("breaker_until", BigInteger),
+    Column("fail_streak", Integer, nullable=False, server_default="0"),
+    CheckConstraint("breaker IN ('closed', 'open', 'half_open')", name="breaker"),
+    CheckConstraint("(lease_until IS NULL) = (lease_owner IS NULL)", name="no_half_lease"),
+    CheckConstraint("breaker = 'closed' OR breaker_until IS NOT NULL", name="breaker_until"),
+    CheckConstraint("weight > 0", name="weight"),
+    CheckConstraint("lane >= 0", name="lane"),
+    postgresql_with={"fillfactor": "50"},
+    **MYSQL_OPTIONS,
+)
+"""Scheduling state: the unit that one worker drains at a time; tiny and hot."""
+
+Index(
+    "ix_b24sync_lane_due",
+    lane.c.priority,
+    lane.c.vtime,
+    postgresql_where=text("next_due_at IS NOT NULL"),
+    sqlite_where=text("next_due_at IS NOT NULL"),
+)
+
+outbox = Table(
+    PREFIX + "outbox",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False, server_default="default"),
+    Column("lane", SmallInteger, nullable=False, server_default="0"),
+    Column("kind", _exact(KIND_LENGTH), nullable=False),
+    Column("entity_key", _exact(KEY_LENGTH), nullable=False),
+    Column("operation", String(8), nullable=False),
+    Column("method", String(128)),
+    Column("fields", _json()),
+    Column("params", _json()),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("marker", String(MARKER_LENGTH)),
+    Column("doubt_policy", String(16)),
+    Column("mergeable", Boolean, nullable=False, server_default=true()),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("state", String(8), nullable=False, server_default=RowState.READY),
+    Column("state_reason", String(255)),
+    Column("due_at", BigInteger, nullable=False, server_default="0"),
+    Column("expires_at", BigInteger),
+    Column("deliveries", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("not_runs", Integer, nullable=False, server_default="0"),
+    Column("batch_id", BigInteger),
+    Column("cmd_no", SmallInteger),
+    Column("waits_for", _exact(KIND_LENGTH + KEY_LENGTH + 1)),
+    Column("first_error", _long()),
+    Column("last_error", _long()),
+    Column("headers", _json()),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
+    CheckConstraint(_one_of("operation", Operation), name="operation"),
+    CheckConstraint(_one_of("state", RowState), name="state"),
+    CheckConstraint("kind <> '' AND entity_key <> '' AND portal <> ''", name="not_empty"),
+    CheckConstraint("operation <> 'call' OR method IS NOT NULL", name="a_call_has_a_method"),
+    CheckConstraint(
+        "operation IN ('delete', 'call') OR fields IS NOT NULL OR params IS NOT NULL",
+        name="a_write_has_fields",
+    ),
+    CheckConstraint(
+        "(batch_id IS NOT NULL) = (state IN ('batched', 'doubt'))", name="in_a_batch_or_not"
+    ),
+    CheckConstraint("(batch_id IS NULL) = (cmd_no IS NULL)", name="no_half_batch"),
+    CheckConstraint("waits_for IS NULL OR state = 'held'", name="only_the_held_wait"),
+    CheckConstraint("deliveries >= 0 AND attempts >= 0 AND not_runs >= 0", name="counters"),
+    CheckConstraint(
+        "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
+        name="doubt_policy",
+    ),
+    CheckConstraint("lane >= 0", name="lane"),
+    _valid_json("fields"),
+    _valid_json("params"),
+    _valid_json("headers"),
+    sqlite_autoincrement=True,
+    postgresql_with={
+        "fillfactor": "80",
+        "autovacuum_vacuum_scale_factor": "0.0",
+        "autovacuum_vacuum_threshold": "5000",
+    },
+    **MYSQL_OPTIONS,
+)
+"""Unfinished changes only; ids are never used twice, so they order the changes of an entity."""
+
+Index(
+    "ix_b24sync_outbox_ready",
+    outbox.c.portal,
+    outbox.c.lane,
+    outbox.c.priority,
+    outbox.c.id,
+    postgresql_where=text("state = 'ready'"),
+    sqlite_where=text("state = 'ready'"),
+).ddl_if(callable_=_has_partial_indexes)
+Index(
+    "ix_b24sync_outbox_state",
+    outbox.c.portal,
+    outbox.c.lane,
+    outbox.c.state,
+    outbox.c.priority,
+    outbox.c.id,
+).ddl_if(callable_=_has_whole_indexes)
+Index(
+    "ix_b24sync_outbox_entity",
+    outbox.c.portal,
+    outbox.c.kind,
+    outbox.c.entity_key,
+    outbox.c.id,
+)
+Index(
+    "ix_b24sync_outbox_batch",
+    outbox.c.batch_id,
+    postgresql_where=text("batch_id IS NOT NULL"),
+    sqlite_where=text("batch_id IS NOT NULL"),
+)
+Index(
+    "ix_b24sync_outbox_waits",
+    outbox.c.portal,
+    outbox.c.waits_for,
+    postgresql_where=text("waits_for IS NOT NULL"),
+    sqlite_where=text("waits_for IS NOT NULL"),
+)
+
+batch = Table(
+    PREFIX + "batch",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("lane_epoch", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False, server_default=BatchState.JOURNALLED),
+    Column("halt", Boolean, nullable=False, server_default=false()),
+    Column("single", Boolean, nullable=False, server_default=false()),
+    Column("n_commands", SmallInteger, nullable=False),
+    Column("plan", _json(), nullable=False),
+    Column("request_hash", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("sending_at", BigInteger),
+    Column("deadline_at", BigInteger),
+    Column("quiet_until", BigInteger),
+    Column("answered_at", BigInteger),
+    Column("closed_at", BigInteger),
+    Column("http_status", SmallInteger),
+    Column("error_class", String(64)),
+    Column("late_answer", _json()),
+    Column("late_at", BigInteger),
+    Column("operating", _json()),
+    CheckConstraint(_one_of("state", BatchState), name="state"),
+    CheckConstraint("n_commands BETWEEN 1 AND 50", name="n_commands"),
+    CheckConstraint(
+        "(closed_at IS NULL) = (state IN ('journalled', 'sending', 'doubt'))", name="closed"
+    ),
+    CheckConstraint(
+        "state NOT IN ('sending', 'doubt', 'answered', 'reconciled') "
+        "OR (sending_at IS NOT NULL AND deadline_at IS NOT NULL AND quiet_until IS NOT NULL)",
+        name="sent_with_deadlines",
+    ),
+    _valid_json("plan"),
+    sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
+)
+"""The dispatch journal, and the fence: an outcome counts if and only if this row lets it."""
+
+Index(
+    "ix_b24sync_batch_open",
+    batch.c.portal,
+    batch.c.lane,
+    postgresql_where=text("closed_at IS NULL"),
+    sqlite_where=text("closed_at IS NULL"),
+).ddl_if(callable_=_has_partial_indexes)
+Index("ix_b24sync_batch_closed", batch.c.portal, batch.c.lane, batch.c.closed_at).ddl_if(
+    callable_=_has_whole_indexes
+)
+
+result = Table(
+    PREFIX + "result",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("finished_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("outbox_id", BigInteger, nullable=False),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False),
+    Column("kind", _exact(KIND_LENGTH), nullable=False),
+    Column("entity_key", _exact(KEY_LENGTH), nullable=False),
+    Column("operation", String(8), nullable=False),
+    Column("method", String(128)),
+    Column("outcome", String(16), nullable=False),
+    Column("final", Boolean, nullable=False),
+    Column("remote_id", String(64)),
+    Column("error_code", String(255)),
+    Column("error_text", _long()),
+    Column("error_class", String(32)),
+    Column("http_status", SmallInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("batch_id", BigInteger),
+    Column("cmd_no", SmallInteger),
+    Column("merged_into", BigInteger),
+    Column("enqueued_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger),
+    Column("duration_ms", Integer),
+    Column("headers", _json()),
+    CheckConstraint(_one_of("outcome", ResultOutcome), name="outcome"),
+    CheckConstraint(
+        "(outcome = 'merged') = (merged_into IS NOT NULL)", name="merged_names_its_row"
+    ),
+    CheckConstraint(
+        "final = (outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled'))",
+        name="final",
+    ),
+    sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
+)
+"""One row per outbox row per judged attempt, append only; the final one says how it ended."""
+
+Index(
+    "ix_b24sync_result_entity",
+    result.c.portal,
+    result.c.kind,
+    result.c.entity_key,
+    result.c.finished_at,
+)
+Index(
+    "ix_b24sync_result_trouble",
+    result.c.portal,
+    result.c.finished_at,
+    postgresql_where=text("outcome <> 'applied'"),
+    sqlite_where=text("outcome <> 'applied'"),
+).ddl_if(callable_=_has_partial_indexes)
+Index("ix_b24sync_result_outcome", result.c.portal, result.c.outcome, result.c.finished_at).ddl_if(
+    callable_=_has_whole_indexes
+)
+Index("ix_b24sync_result_finished", result.c.finished_at)
+
+dead = Table(
+    PREFIX + "dead",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("outbox_id", BigInteger, nullable=False),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("kind", _exact(KIND_LENGTH), nullable=False),
+    Column("entity_key", _exact(KEY_LENGTH), nullable=False),
+    Column("operation", String(8), nullable=False),
+    Column("method", String(128)),
+    Column("fields", _json()),
+    Column("params", _json()),
+    Column("generation", Integer, nullable=False),
+    Column("marker", String(MARKER_LENGTH)),
+    Column("doubt_policy", String(16)),
+    Column("mergeable", Boolean, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("deliveries", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_runs", Integer, nullable=False),
+    Column("headers", _json()),
+    Column("enqueued_at", BigInteger, nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("error_code", String(255), nullable=False),
+    Column("first_error", _long(), nullable=False),
+    Column("last_error", _long(), nullable=False),
+    Column("dead_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("replayed_as", BigInteger),
+    Column("closed_at", BigInteger),
+    CheckConstraint("replayed_as IS NULL OR closed_at IS NOT NULL", name="a_replay_closes"),
+    sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
+)
+"""Rows given up on; they rest until they are replayed or dropped."""
+
+Index("ix_b24sync_dead_portal", dead.c.portal, dead.c.dead_at)
+Index("ix_b24sync_dead_entity", dead.c.portal, dead.c.kind, dead.c.entity_key)
+
+link = Table(
+    PREFIX + "link",
+    metadata,
+    Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("kind", _exact(KIND_LENGTH), primary_key=True),
+    Column("entity_key", _exact(KEY_LENGTH), primary_key=True),
+    Column("remote_id", _exact(64)),
+    Column("state", String(16), nullable=False),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("sent_hash", String(64)),
+    Column("sent_fields", _json()),
+    Column("multifield_ids", _json()),
+    Column("dup_ids", _json()),
+    Column("last_outbox_id", BigInteger, nullable=False, server_default="0"),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    CheckConstraint("state IN ('present', 'absent', 'deleted', 'doubt', 'conflict')", name="state"),
+    CheckConstraint("(state = 'present') = (remote_id IS NOT NULL)", name="present_has_an_id"),
+    UniqueConstraint("portal", "kind", "remote_id", name="uq_b24sync_link_remote"),
+    **MYSQL_OPTIONS,
+)
+"""Local entity to remote id, unique both ways."""
+
+bucket = Table(
+    PREFIX + "bucket",
+    metadata,
+    Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("egress_group", _exact(64), primary_key=True),
+    Column("level", Float(53), nullable=False, server_default="0"),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("blocked_until", BigInteger),
+    CheckConstraint("level >= 0", name="level"),
+    postgresql_with={"fillfactor": "50"},
+    **MYSQL_OPTIONS,
+)
+"""The request rate of a portal as all workers together have used it."""
+
+method_budget = Table(
+    PREFIX + "method_budget",
+    metadata,
+    Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("app_id", _exact(64), primary_key=True, server_default=""),
+    Column("method", _exact(128), primary_key=True),
+    Column("operating_s", Float, nullable=False, server_default="0"),
+    Column("reset_at", BigInteger),
+    Column("blocked_until", BigInteger),
+    Column("cost_s", Float),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    CheckConstraint("operating_s >= 0", name="operating_s"),
+    **MYSQL_OPTIONS,
+)
+"""What is known of a method's time on a portal."""
+
+rollup = Table(
+    PREFIX + "rollup",
+    metadata,
+    Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("outcome", String(16), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("latency_sum_ms", BigInteger, nullable=False),
+    Column("latency_max_ms", BigInteger, nullable=False),
+    CheckConstraint(_one_of("outcome", ResultOutcome), name="outcome"),
+    **MYSQL_OPTIONS,
+)
+"""Counts per portal, minute and outcome, so that nobody counts the hot tables."""
+
+chore = Table(
+    PREFIX + "chore",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("lease_until", BigInteger, nullable=False, server_default="0"),
+    Column("token", BigInteger, nullable=False, server_default="0"),
+    Column("last_run_at", BigInteger, nullable=False, server_default="0"),
+    **MYSQL_OPTIONS,
+)
+"""One row per periodic chore, so that any number of beats run it once."""
