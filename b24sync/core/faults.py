@@ -217,7 +217,11 @@ _FORBIDDEN = (
         text=r"access denied|application context required",
     ),
     *_rows(
-        Where.COMMAND, FaultKind.FORBIDDEN, "user.update page", "ERROR_CORE", text=r"access_denied"
+        Where.COMMAND,
+        FaultKind.FORBIDDEN,
+        "user.update and department.delete pages",
+        "ERROR_CORE",
+        text=r"access.denied",
     ),
     *_rows(Where.COMMAND, FaultKind.FORBIDDEN, "tasks.task.delete page", "1048582"),
     *_rows(
@@ -225,35 +229,43 @@ _FORBIDDEN = (
         FaultKind.FORBIDDEN,
         "catalog.product.add page",
         "200040300010",
+        "200040300020",
+        "200040300030",
         "200040300040",
+        "200040300043",
+        "200040300050",
     ),
 )
 
 _GONE = (
     *_rows(Where.COMMAND, FaultKind.GONE, "crm.item.delete page", "NOT_FOUND"),
-    *_rows(
-        Where.COMMAND,
-        FaultKind.GONE,
-        "crm.item.productrow.delete and crm.timeline.comment.delete pages",
-        "OWNER_NOT_FOUND",
-    ),
+    *_rows(Where.COMMAND, FaultKind.GONE, "crm.item.productrow.delete page", "OWNER_NOT_FOUND"),
+    *_rows(Where.COMMAND, FaultKind.GONE, "crm.deal.userfield.delete page", "ERROR_NOT_FOUND"),
     *_rows(Where.COMMAND, FaultKind.GONE, "lists.element.delete page", "ERROR_ELEMENT_NOT_FOUND"),
+    *_rows(Where.COMMAND, FaultKind.GONE, "catalog.section.delete page", "200700300030"),
     *_rows(
         Where.COMMAND,
         FaultKind.GONE,
-        "crm.lead.update, crm.company.delete, crm.requisite.delete pages",
+        "crm.lead.update, crm.company.delete and crm.requisite.delete pages",
         "",
-        text=r"not found",
+        text=r"^\W*not found\b|\b(contact|company|activity|status|with id \S+) is not found\b",
+    ),
+    *_rows(
+        Where.COMMAND, FaultKind.GONE, "crm.address.add page", "", text=r"typeaddress not found"
     ),
     *_rows(
         Where.COMMAND,
         FaultKind.GONE,
-        "crm.contact.delete page",
+        "crm.contact.delete and department.delete pages",
         "ERROR_CORE",
-        text=r"element not found",
+        text=r"\b(element|department) not found\b",
     ),
     *_rows(
-        Where.COMMAND, FaultKind.GONE, "catalog.product.delete page", "0", text=r"does not exist"
+        Where.COMMAND,
+        FaultKind.GONE,
+        "catalog.price.delete and crm.type.delete pages",
+        "0",
+        text=r"does not exist|smart process not found",
     ),
 )
 
@@ -299,8 +311,6 @@ _INVALID = (
         FaultKind.INVALID,
         "catalog.product.add page",
         "200040300000",
-        "200040300043",
-        "200040300050",
     ),
     *_rows(
         Where.COMMAND,
@@ -333,6 +343,11 @@ _FAMILIES = (("CRM_FIELD_ERROR_", FaultKind.INVALID),)
 _VAGUE = frozenset({"", "0", "error_core"})
 """Command codes that say too little to outweigh a status of 500 and above."""
 
+_REDIRECTS = range(300, 400)
+_REFUSALS = range(400, 500)
+_FAILURES = range(500, 1000)
+_WRONG_ADDRESS = frozenset({403, 404})
+
 
 def classify_envelope(code: str, text: str, status: int) -> Fault:
     """Say what it means that a whole request was refused with this code.
@@ -345,9 +360,10 @@ def classify_envelope(code: str, text: str, status: int) -> Fault:
     row = _find(code, text, Where.REQUEST, Where.BATCH)
     if row is not None:
         return _fault(code, text, row.kind, status, row.portal_state)
-    if (kind := _kind_by_status(status)) is not None:
-        return _fault(code, text, kind, status)
-    return _fault(code, text, FaultKind.UNLISTED, status, PortalState.MISCONFIGURED)
+    kind = _kind_by_status(status)
+    if kind is None and status in _REFUSALS:
+        return _fault(code, text, FaultKind.UNLISTED, status, PortalState.MISCONFIGURED)
+    return _fault(code, text, kind or FaultKind.SERVER, status)
 
 
 def classify_command(code: str, text: str) -> Fault:
@@ -372,3 +388,144 @@ def classify_single(code: str, text: str, status: int) -> Fault:
     if kind is FaultKind.UNLISTED or code.casefold() in _VAGUE:
         kind = _kind_by_status(status) or kind
     return _fault(code, text, kind, status)
+
+
+def classify_bodyless(status: int) -> Fault | None:
+    """Say what an answer without a usable body means by its status alone.
+
+    Shape: ``None`` where nobody can say whether the request was executed.
+    Raises: nothing.
+    Source: portal's manual, "Changing the portal address" for 3xx; HTTP for 413, 414 and 429;
+    403 and 404 pages as the official Python SDK knows them.
+    """
+    code = f"HTTP_{status}"
+    text = f"HTTP {status} without a readable answer"
+    if status in _REDIRECTS:
+        return _fault(code, text, FaultKind.MOVED, status)
+    if status in _WRONG_ADDRESS:
+        return _fault(code, text, FaultKind.PORTAL, status, PortalState.MISCONFIGURED)
+    kind = _kind_by_status(status)
+    if kind is None or kind is FaultKind.SERVER:
+        return None
+    return _fault(code, text, kind, status)
+
+
+def is_gone(patterns: tuple[tuple[str, str], ...], code: str, text: str) -> bool:
+    """Say whether an answer means that the record does not exist.
+
+    The code must be equal and the pattern found, both in any case; a pair that is empty in both
+    would fit every unspecific complaint and fits none.
+    Raises: ``re.error`` for a pattern that is no regular expression.
+    """
+    return any(
+        code.casefold() == gone_code.casefold()
+        and re.search(pattern, text, re.IGNORECASE) is not None
+        for gone_code, pattern in patterns
+        if gone_code or pattern
+    )
+
+
+def advice(subject: FaultKind | PortalState) -> str:
+    """Tell an operator in one sentence what to do about a kind of fault or a state of a portal.
+
+    Raises: nothing; every kind and every state has its sentence.
+    """
+    if isinstance(subject, PortalState):
+        return _STATE_ADVICE[subject]
+    return _KIND_ADVICE[subject]
+
+
+_KIND_ADVICE = {
+    FaultKind.RATE: "Nothing to do: the portal asked for a slower pace and the rows go again.",
+    FaultKind.METHOD_TIME: (
+        "Nothing to do: the method's time budget is used up and its rows wait until it is free;"
+        " if this is frequent, send fewer changes of this kind."
+    ),
+    FaultKind.TOKEN: "Nothing to do: the access token expired and is refreshed.",
+    FaultKind.PORTAL: "Look at the state of the portal: it refuses all work until it is mended.",
+    FaultKind.MOVED: (
+        "The portal answers from another address: check that the address is the portal's and"
+        " store it."
+    ),
+    FaultKind.INVALID: "Correct the fields or the kind of the change, then replay it.",
+    FaultKind.FORBIDDEN: (
+        "Give the webhook's or token's user the right, or the credential the scope, that the"
+        " method needs, then replay the change."
+    ),
+    FaultKind.GONE: "The record or its owner is no longer on the portal: drop the change or add it anew.",
+    FaultKind.SERVER: (
+        "The portal failed while it worked and may have done it: let the look-up decide, and if"
+        " it finds nothing compare by hand before replaying."
+    ),
+    FaultKind.TOO_LARGE: "The request was too large and was not executed: send less in one batch.",
+    FaultKind.UNREACHABLE: "Check the portal's address, the network and its certificate.",
+    FaultKind.UNLISTED: (
+        "The code is not in the table of faults: read the portal's text, correct the change and"
+        " report the code so that it is listed."
+    ),
+}
+
+_STATE_ADVICE = {
+    PortalState.ACTIVE: "Nothing to do: the portal is called as usual.",
+    PortalState.PAUSED: "Resume the portal when the reason it was paused for is over.",
+    PortalState.AUTH_LOST: (
+        "Store a new webhook or reinstall the application, check its user's rights and its"
+        " scopes, then resume the portal."
+    ),
+    PortalState.PLAN_LOST: (
+        "Check that the portal's plan is paid for and includes REST, and that its user is"
+        " allowed there, then resume the portal."
+    ),
+    PortalState.OVERLOADED: "Ask the support of Bitrix24 to lift the block, then resume the portal.",
+    PortalState.GONE: "The portal is deleted or closed: remove it, or have it reopened and resume it.",
+    PortalState.MISCONFIGURED: (
+        "Compare the portal's stored address, method names and settings with the error text,"
+        " correct them, then resume the portal."
+    ),
+}
+
+
+def _find(code: str, text: str, *places: Where) -> FaultRow | None:
+    wanted = code.casefold()
+    return next(
+        (
+            row
+            for row in FAULTS
+            if row.where in places
+            and row.code.casefold() == wanted
+            and re.search(row.text, text, re.IGNORECASE)
+        ),
+        None,
+    )
+
+
+def _command_kind(code: str, text: str) -> FaultKind:
+    row = _find(code, text, Where.COMMAND)
+    if row is not None:
+        return row.kind
+    return next(
+        (kind for start, kind in _FAMILIES if code.casefold().startswith(start.casefold())),
+        FaultKind.UNLISTED,
+    )
+
+
+def _kind_by_status(status: int) -> FaultKind | None:
+    match status:
+        case 429:
+            return FaultKind.RATE
+        case 413 | 414:
+            return FaultKind.TOO_LARGE
+        case 408:
+            return FaultKind.SERVER
+        case _:
+            return FaultKind.SERVER if status in _FAILURES else None
+
+
+def _fault(
+    code: str,
+    text: str,
+    kind: FaultKind,
+    status: int | None,
+    portal_state: PortalState | None = None,
+) -> Fault:
+    return Fault(code=code, text=text, kind=kind, status=status, portal_state=portal_state)

@@ -20,6 +20,11 @@ class Method:
     ``required_fields``: names that ``Change.fields`` must hold.
     ``id_path``: where the new id stands in the answer, ``()`` for the answer itself, ``None`` for
     nowhere.
+
+    Of a ``list``, ``fields_param`` is the parameter that takes the filter (``None``, conditions
+    stand flat and without a comparison sign), ``required_fields`` are fields of the change that
+    the filter must repeat, ``param_names`` are fields that the filter calls differently, and
+    ``id_path`` is where the id stands within one row.
     """
 
     name: str
@@ -36,11 +41,13 @@ class Method:
 class Marker:
     """Which fields of an add carry the external key, so that it can be found again.
 
-    ``origin_field`` is ``None`` where the kind has a key field only.
+    ``origin_field`` is ``None`` where the kind has a key field only. ``in_params``: the key is a
+    parameter of the method, beside the fields and not among them.
     """
 
     key_field: str
     origin_field: str | None = None
+    in_params: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

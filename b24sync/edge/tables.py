@@ -19,6 +19,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Double,
     Float,
     Index,
     Integer,
@@ -95,6 +96,11 @@ def _long() -> TypeEngine[str]:
     return Text()
 
 
+def _double() -> TypeEngine[float]:
+    """A number of fifteen digits on every database; a plain float keeps six on MySQL."""
+    return Double()
+
+
 def _id() -> TypeEngine[int]:
     """A number that grows; SQLite numbers rows by itself only under the name INTEGER."""
     return BigInteger().with_variant(Integer(), "sqlite")
@@ -163,7 +169,7 @@ lane = Table(
     Column("wake_seq", BigInteger, nullable=False, server_default="0"),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
     Column("weight", Float, nullable=False, server_default="1"),
-    Column("vtime", Float(53), nullable=False, server_default="0"),
+    Column("vtime", _double(), nullable=False, server_default="0"),
     Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", BigInteger),
     Column("lease_owner", String(255)),
@@ -468,7 +474,7 @@ bucket = Table(
     metadata,
     Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
     Column("egress_group", _exact(64), primary_key=True),
-    Column("level", Float(53), nullable=False, server_default="0"),
+    Column("level", _double(), nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("blocked_until", BigInteger),
     CheckConstraint("level >= 0", name="level"),

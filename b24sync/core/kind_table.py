@@ -1,0 +1,792 @@
+"""The kinds that are known without any settings, and how to find or declare another.
+
+=========================  ==========================  ========================================
+Name                       Methods                     Remarks
+=========================  ==========================  ========================================
+lead, deal, contact,       crm.item.*                  the universal methods
+company, quote, invoice
+item:N                     crm.item.*                  any entityTypeId, smart processes from 128
+import:N                   crm.item.import, .update    added without checks and automation
+crm.lead, crm.deal,        crm.lead.* ...              the classic methods
+crm.contact, crm.company,
+crm.quote, crm.invoice
+activity, activity.todo,   crm.activity.*
+activity.configurable
+comment                    crm.timeline.comment.*      params of update, delete: the owner
+product_row                crm.item.productrow.*
+product_rows               crm.item.productrow.set     params: the owner; replaces all rows
+crm.lead.product_rows,     crm.lead.productrows.set    params: id; replaces all rows
+crm.deal.product_rows,     ...
+crm.quote.product_rows
+lead.contacts,             crm.lead.contact.items.set  params: id; replaces all links
+deal.contacts,             ...
+company.contacts,
+quote.contacts,
+contact.companies
+requisite, bank_detail     crm.requisite.*
+address                    crm.address.*               no id: called by the triple in its fields
+lead.user_field,           crm.lead.userfield.* ...
+deal.user_field,
+contact.user_field,
+company.user_field,
+quote.user_field,
+requisite.user_field
+user.user_field            user.userfield.*
+user_field                 userfieldconfig.*           params: moduleId
+status, type               crm.status.*, crm.type.*
+product, product.service,  catalog.product.*           fields: iblockId
+product.offer,
+product.sku
+price, section             catalog.price.*, ...
+product.prices             catalog.price.modify        replaces all prices of a product
+task                       tasks.task.*
+task.comment,              task.commentitem.*, ...     params: taskId
+task.checklist
+user                       user.*                      a delete dismisses
+department, group          department.*, sonet_group.*
+list_element               lists.element.*             params: the list; an update clears the rest
+calendar_event             calendar.event.*            fields: type and ownerId
+=========================  ==========================  ========================================
+
+A link belongs to a kind by its name: ``lead``, ``item:1`` and ``crm.lead`` are the same records
+under three names, so an application keeps to one of them. ``useOriginalUfNames`` is a param.
+
+Of the fields of an add only those are asked for here without which the entity could not be
+found again; what else an add needs the portal says itself.
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias, TypeGuard
+
+from b24sync.core.errors import SettingsError
+from b24sync.core.kinds import Kind, Marker, Method
+
+_ITEM_NAME = re.compile(r"(item|import):([1-9][0-9]{0,8})")
+_OLD_ENTITY_TYPES = frozenset({1, 2, 3, 4, 7, 31})
+_FIRST_SMART_PROCESS = 128
+_ORIGIN = Marker(key_field="originId", origin_field="originatorId")
+_CLASSIC_ORIGIN = Marker(key_field="ORIGIN_ID", origin_field="ORIGINATOR_ID")
+_CLASSIC_XML_ID = Marker(key_field="XML_ID", origin_field="ORIGINATOR_ID")
+_XML_ID = Marker(key_field="xmlId")
+_ITEM_MARKERS = {1: _ORIGIN, 2: _ORIGIN, 3: _ORIGIN, 4: _ORIGIN, 7: None}
+_COMMUNICATION = frozenset({"PHONE", "EMAIL", "WEB", "IM", "LINK"})
+
+_Gone: TypeAlias = tuple[tuple[str, str], ...]
+_NO_KINDS: Mapping[str, Kind] = MappingProxyType({})
+
+
+def find_kind(name: str, declared: Mapping[str, Kind] = _NO_KINDS) -> Kind | None:
+    """Find the kind of this name: a declared one first, then the table, then any CRM type.
+
+    Shape: ``None`` for a name that nobody knows and for entity types that the portal refuses.
+    Raises: nothing.
+    Source: universal CRM methods, overview page (type 5 is refused there).
+    """
+    known = declared.get(name) or KINDS.get(name)
+    if known is not None:
+        return known
+    parsed = _ITEM_NAME.fullmatch(name)
+    if parsed is None:
+        return None
+    entity_type = int(parsed[2])
+    if entity_type < _FIRST_SMART_PROCESS and entity_type not in _OLD_ENTITY_TYPES:
+        return None
+    return _item(
+        name, entity_type, add="crm.item.add" if parsed[1] == "item" else "crm.item.import"
+    )
+
+
+def _item(name: str, entity_type: int, *, add: str = "crm.item.add") -> Kind:
+    # crm.item.add, update, delete, list and import pages; markers: object fields page. The text
+    # tells a missing item from a missing smart process, which has the same code.
+    fixed = {"entityTypeId": str(entity_type)}
+    return Kind(
+        name=name,
+        add=Method(name=add, fixed=fixed, id_path=("item", "id")),
+        update=Method(name="crm.item.update", id_param="id", fixed=fixed),
+        delete=Method(name="crm.item.delete", id_param="id", fixed=fixed),
+        list=Method(name="crm.item.list", fields_param="filter", fixed=fixed, id_path=("id",)),
+        list_path=("items",),
+        marker=_ITEM_MARKERS.get(entity_type, _XML_ID),
+        multi_fields=frozenset({"fm"}),
+        gone=(("NOT_FOUND", r"\b(item|element) not found\b"),),
+    )
+
+
+def _universal_records() -> tuple[Kind, ...]:
+    return (
+        _item("lead", 1),
+        _item("deal", 2),
+        _item("contact", 3),
+        _item("company", 4),
+        _item("quote", 7),
+        _item("invoice", 31),
+    )
+
+
+def _classic(
+    name: str,
+    base: str = "",
+    *,
+    marker: Marker | None = None,
+    gone: _Gone = (),
+    multi_fields: frozenset[str] = frozenset(),
+) -> Kind:
+    base = base or name
+    return Kind(
+        name=name,
+        add=Method(name=f"{base}.add", id_path=()),
+        update=Method(name=f"{base}.update", id_param="id"),
+        delete=Method(name=f"{base}.delete", id_param="id"),
+        list=Method(name=f"{base}.list", fields_param="filter", id_path=("ID",)),
+        marker=marker,
+        gone=gone,
+        multi_fields=multi_fields,
+    )
+
+
+def _classic_records() -> tuple[Kind, ...]:
+    # The add, update, delete and list page of each; the old invoice's delete page shows no error.
+    gone = (("", r"^\W*not found\b"),)
+    gone_contact = (("ERROR_CORE", r"element not found"), ("", r"contact is not found"))
+    gone_company = (("", r"company is not found"),)
+    return (
+        _classic("crm.lead", marker=_CLASSIC_ORIGIN, gone=gone, multi_fields=_COMMUNICATION),
+        _classic("crm.deal", marker=_CLASSIC_ORIGIN, gone=gone),
+        _classic(
+            "crm.contact", marker=_CLASSIC_ORIGIN, gone=gone_contact, multi_fields=_COMMUNICATION
+        ),
+        _classic(
+            "crm.company", marker=_CLASSIC_ORIGIN, gone=gone_company, multi_fields=_COMMUNICATION
+        ),
+        _classic("crm.quote", gone=(("ERROR_CORE", r"element not found"),)),
+        _classic("crm.invoice"),
+    )
+
+
+def _activities() -> tuple[Kind, ...]:
+    # crm.activity.*, crm.activity.todo.* and crm.activity.configurable.* pages. All are listed
+    # and deleted by the classic methods, whose filter has the classic names.
+    classic = _classic(
+        "activity",
+        "crm.activity",
+        marker=_CLASSIC_ORIGIN,
+        gone=(("", r"activity is not found"),),
+    )
+    owner = ("ownerTypeId", "ownerId")
+    todo = Kind(
+        name="activity.todo",
+        add=_flat("crm.activity.todo.add", required_fields=owner, id_path=("id",)),
+        update=_flat("crm.activity.todo.update", id_param="id", required_fields=owner),
+        delete=classic.delete,
+        list=classic.list,
+        gone=classic.gone,
+    )
+    configurable = Kind(
+        name="activity.configurable",
+        add=Method(
+            name="crm.activity.configurable.add",
+            required=(*owner, "layout"),
+            id_path=("activity", "id"),
+        ),
+        update=Method(name="crm.activity.configurable.update", id_param="id"),
+        delete=classic.delete,
+        list=Method(
+            name="crm.activity.list",
+            fields_param="filter",
+            param_names={"originId": "ORIGIN_ID", "originatorId": "ORIGINATOR_ID"},
+            id_path=("ID",),
+        ),
+        marker=_ORIGIN,
+        gone=classic.gone,
+    )
+    return (classic, todo, configurable)
+
+
+def _flat(
+    name: str,
+    *,
+    id_param: str | None = None,
+    id_path: tuple[str, ...] | None = None,
+    fixed: Mapping[str, str] = MappingProxyType({}),
+    required_fields: tuple[str, ...] = (),
+) -> Method:
+    return Method(
+        name=name,
+        fields_param=None,
+        id_param=id_param,
+        fixed=fixed,
+        required_fields=required_fields,
+        id_path=id_path,
+    )
+
+
+def _comments() -> tuple[Kind, ...]:
+    # crm.timeline.comment.add, update, delete, list pages; update and delete need the owner too.
+    owner = ("ownerTypeId", "ownerId")
+    base = "crm.timeline.comment"
+    entity = ("ENTITY_ID", "ENTITY_TYPE")
+    return (
+        Kind(
+            name="comment",
+            add=Method(name=f"{base}.add", required_fields=entity, id_path=()),
+            update=Method(name=f"{base}.update", id_param="id", required=owner),
+            delete=Method(name=f"{base}.delete", id_param="id", required=owner),
+            list=Method(
+                name=f"{base}.list",
+                fields_param="filter",
+                required_fields=entity,
+                id_path=("ID",),
+            ),
+            gone=(("NOT_FOUND", ""),),
+        ),
+    )
+
+
+def _replacing(name: str, method: Method, delete: Method | None = None) -> Kind:
+    return Kind(name=name, add=method, update=method, delete=delete, linked=False, replaces=True)
+
+
+def _product_rows() -> tuple[Kind, ...]:
+    # crm.item.productrow.add, update, delete, set, list and crm.deal.productrows.set pages.
+    owner = ("ownerId", "ownerType")
+    base = "crm.item.productrow"
+    row = Kind(
+        name="product_row",
+        add=Method(name=f"{base}.add", required_fields=owner, id_path=("productRow", "id")),
+        update=Method(name=f"{base}.update", id_param="id"),
+        delete=Method(name=f"{base}.delete", id_param="id"),
+        list=Method(
+            name=f"{base}.list", fields_param="filter", required_fields=owner, id_path=("id",)
+        ),
+        list_path=("productRows",),
+        gone=(("NOT_FOUND", ""),),
+    )
+    all_rows = Method(
+        name=f"{base}.set", fields_param=None, required=owner, required_fields=("productRows",)
+    )
+    classic = (
+        _replacing(
+            f"crm.{record}.product_rows",
+            Method(
+                name=f"crm.{record}.productrows.set",
+                fields_param=None,
+                required=("id",),
+                required_fields=("rows",),
+            ),
+        )
+        for record in ("lead", "deal", "quote")
+    )
+    return (row, _replacing("product_rows", all_rows), *classic)
+
+
+def _memberships() -> tuple[Kind, ...]:
+    # crm.deal.contact.items.set and delete pages, and the same of the other records.
+    names = (
+        ("deal.contacts", "crm.deal.contact.items"),
+        ("lead.contacts", "crm.lead.contact.items"),
+        ("company.contacts", "crm.company.contact.items"),
+        ("quote.contacts", "crm.quote.contact.items"),
+        ("contact.companies", "crm.contact.company.items"),
+    )
+    return tuple(
+        _replacing(
+            name,
+            Method(
+                name=f"{base}.set",
+                fields_param=None,
+                required=("id",),
+                required_fields=("items",),
+            ),
+            Method(name=f"{base}.delete", fields_param=None, required=("id",)),
+        )
+        for name, base in names
+    )
+
+
+def _requisites() -> tuple[Kind, ...]:
+    # crm.requisite.*, crm.requisite.bankdetail.* and crm.address.* pages. An address has no id:
+    # its owner and its type are what it is called by.
+    gone = (("", r"requisite(bankdetail)? with id \S+ is not found"),)
+    triple = ("TYPE_ID", "ENTITY_TYPE_ID", "ENTITY_ID")
+    address = Kind(
+        name="address",
+        add=Method(name="crm.address.add", required_fields=triple),
+        update=Method(name="crm.address.update", required_fields=triple),
+        delete=Method(name="crm.address.delete", required_fields=triple),
+        list=Method(name="crm.address.list", fields_param="filter", required_fields=triple),
+        linked=False,
+        gone=(("", r"typeaddress not found"),),
+    )
+    return (
+        _classic("requisite", "crm.requisite", marker=_CLASSIC_XML_ID, gone=gone),
+        _classic("bank_detail", "crm.requisite.bankdetail", marker=_CLASSIC_XML_ID, gone=gone),
+        address,
+    )
+
+
+def _user_fields() -> tuple[Kind, ...]:
+    # crm.deal.userfield.*, user.userfield.*, userfieldconfig.* pages. No marker: the portal
+    # refuses a second field of the same name, and its filters know no exact comparison.
+    gone = (("ERROR_NOT_FOUND", ""), ("", r"entity with id \S+ is not found"))
+    bases = {
+        "lead": "crm.lead",
+        "deal": "crm.deal",
+        "contact": "crm.contact",
+        "company": "crm.company",
+        "quote": "crm.quote",
+        "requisite": "crm.requisite",
+    }
+    classic = (
+        _classic(f"{owner}.user_field", f"{base}.userfield", gone=gone)
+        for owner, base in bases.items()
+    )
+    module = ("moduleId",)
+    universal = Kind(
+        name="user_field",
+        add=Method(
+            name="userfieldconfig.add",
+            fields_param="field",
+            required=module,
+            id_path=("field", "id"),
+        ),
+        update=Method(
+            name="userfieldconfig.update", fields_param="field", id_param="id", required=module
+        ),
+        delete=Method(
+            name="userfieldconfig.delete", fields_param="field", id_param="id", required=module
+        ),
+        list=Method(
+            name="userfieldconfig.list", fields_param="filter", required=module, id_path=("id",)
+        ),
+        list_path=("fields",),
+    )
+    return (*classic, _classic("user.user_field", "user.userfield"), universal)
+
+
+def _dictionaries() -> tuple[Kind, ...]:
+    # crm.status.* and crm.type.* pages.
+    return (
+        _classic("status", "crm.status", gone=(("", r"^\W*status is not found\b"),)),
+        Kind(
+            name="type",
+            add=Method(name="crm.type.add", id_path=("type", "id")),
+            update=Method(name="crm.type.update", id_param="id"),
+            delete=Method(name="crm.type.delete", id_param="id"),
+            list=Method(name="crm.type.list", fields_param="filter", id_path=("id",)),
+            list_path=("types",),
+            gone=(("0", r"smart process not found"),),
+        ),
+    )
+
+
+def _catalog(
+    name: str,
+    *,
+    record: str,
+    rows: str,
+    iblock: tuple[str, ...] = ("iblockId",),
+    marker: Marker | None = _XML_ID,
+    gone: _Gone = (("0", r"does not exist"),),
+) -> Kind:
+    base = f"catalog.{name}"
+    return Kind(
+        name=name,
+        add=Method(name=f"{base}.add", required_fields=iblock, id_path=(record, "id")),
+        update=Method(name=f"{base}.update", id_param="id"),
+        delete=Method(name=f"{base}.delete", id_param="id"),
+        list=Method(
+            name=f"{base}.list", fields_param="filter", required_fields=iblock, id_path=("id",)
+        ),
+        list_path=(rows,),
+        marker=marker,
+        gone=gone,
+    )
+
+
+def _catalogue() -> tuple[Kind, ...]:
+    # catalog.product.*, catalog.price.*, catalog.section.* pages; lists refuse a filter without
+    # the information block.
+    return (
+        _catalog("product", record="element", rows="products"),
+        _catalog("product.service", record="service", rows="services"),
+        _catalog("product.offer", record="offer", rows="offers"),
+        _catalog("product.sku", record="sku", rows="units"),
+        _catalog(
+            "price",
+            record="price",
+            rows="prices",
+            iblock=(),
+            marker=None,
+            gone=(("0", r"price does not exist"), ("", r"price does not exist")),
+        ),
+        _catalog(
+            "section",
+            record="section",
+            rows="sections",
+            gone=(("200700300030", ""),),
+        ),
+        _replacing(
+            "product.prices", Method(name="catalog.price.modify", required_fields=("product",))
+        ),
+    )
+
+
+def _task_part(name: str, base: str) -> Kind:
+    # Read by position: "0" is the task, then the item where there is one, then the fields.
+    task: dict[str, str] = {"taskId": "0"}
+    required = ("taskId",)
+    return Kind(
+        name=name,
+        add=Method(
+            name=f"{base}.add",
+            fields_param="1",
+            param_names=task,
+            required=required,
+            id_path=(),
+        ),
+        update=Method(
+            name=f"{base}.update",
+            fields_param="2",
+            id_param="1",
+            param_names=task,
+            required=required,
+        ),
+        delete=Method(
+            name=f"{base}.delete",
+            fields_param="2",
+            id_param="1",
+            param_names=task,
+            required=required,
+        ),
+    )
+
+
+def _tasks() -> tuple[Kind, ...]:
+    # tasks.task.*, task.commentitem.*, task.checklistitem.* pages. A missing task is answered
+    # like a forbidden one, so nothing counts as gone.
+    return (
+        Kind(
+            name="task",
+            add=Method(name="tasks.task.add", id_path=("task", "id")),
+            update=Method(name="tasks.task.update", id_param="taskId"),
+            delete=Method(name="tasks.task.delete", id_param="taskId"),
+            list=Method(name="tasks.task.list", fields_param="filter", id_path=("id",)),
+            list_path=("tasks",),
+        ),
+        _task_part("task.comment", "task.commentitem"),
+        _task_part("task.checklist", "task.checklistitem"),
+    )
+
+
+def _people() -> tuple[Kind, ...]:
+    # user.*, department.* and sonet_group.* pages. A user is never deleted but dismissed.
+    return (
+        Kind(
+            name="user",
+            add=_flat("user.add", id_path=()),
+            update=_flat("user.update", id_param="ID"),
+            delete=_flat("user.update", id_param="ID", fixed={"ACTIVE": "N"}),
+            list=Method(name="user.get", fields_param="FILTER", id_path=("ID",)),
+            marker=Marker(key_field="XML_ID"),
+        ),
+        Kind(
+            name="department",
+            add=_flat("department.add", id_path=()),
+            update=_flat("department.update", id_param="ID"),
+            delete=_flat("department.delete", id_param="ID"),
+            list=_flat("department.get", id_path=("ID",)),
+            gone=(("ERROR_CORE", r"department not found"),),
+        ),
+        Kind(
+            name="group",
+            add=_flat("sonet_group.create", id_path=()),
+            update=_flat("sonet_group.update", id_param="GROUP_ID"),
+            delete=_flat("sonet_group.delete", id_param="GROUP_ID"),
+            list=Method(name="sonet_group.get", fields_param="FILTER", id_path=("ID",)),
+        ),
+    )
+
+
+def _others() -> tuple[Kind, ...]:
+    # lists.element.* and calendar.event.* pages. The code of a list element is unique and stands
+    # beside its fields.
+    element = ("IBLOCK_TYPE_ID",)
+    base = "lists.element"
+    calendar = ("type", "ownerId")
+    return (
+        Kind(
+            name="list_element",
+            add=Method(name=f"{base}.add", fields_param="FIELDS", required=element, id_path=()),
+            update=Method(
+                name=f"{base}.update",
+                fields_param="FIELDS",
+                id_param="ELEMENT_ID",
+                required=element,
+            ),
+            delete=Method(
+                name=f"{base}.delete",
+                fields_param="FIELDS",
+                id_param="ELEMENT_ID",
+                required=element,
+            ),
+            list=Method(name=f"{base}.get", fields_param=None, required=element, id_path=("ID",)),
+            marker=Marker(key_field="ELEMENT_CODE", in_params=True),
+            whole=True,
+            gone=(("ERROR_ELEMENT_NOT_FOUND", ""),),
+        ),
+        Kind(
+            name="calendar_event",
+            add=_flat("calendar.event.add", required_fields=calendar, id_path=()),
+            update=_flat("calendar.event.update", id_param="id", required_fields=calendar),
+            delete=_flat("calendar.event.delete", id_param="id"),
+            list=_flat("calendar.event.get", required_fields=calendar, id_path=("ID",)),
+        ),
+    )
+
+
+_FAMILIES: tuple[tuple[Kind, ...], ...] = (
+    _universal_records(),
+    _classic_records(),
+    _activities(),
+    _comments(),
+    _product_rows(),
+    _memberships(),
+    _requisites(),
+    _user_fields(),
+    _dictionaries(),
+    _catalogue(),
+    _tasks(),
+    _people(),
+    _others(),
+)
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {kind.name: kind for family in _FAMILIES for kind in family}
+)
+"""Every kind that needs no settings, by name."""
+
+
+_METHOD_KEYS = (
+    "name",
+    "fields_param",
+    "id_param",
+    "fixed",
+    "required",
+    "param_names",
+    "required_fields",
+    "id_path",
+)
+_MARKER_KEYS = ("key_field", "origin_field", "in_params")
+_KIND_KEYS = (
+    "add",
+    "update",
+    "delete",
+    "list",
+    "list_path",
+    "marker",
+    "linked",
+    "replaces",
+    "whole",
+    "yes_no",
+    "multi_fields",
+    "gone",
+)
+
+
+def declared_kinds(setting: Mapping[str, object]) -> Mapping[str, Kind]:
+    """Read the kinds that the settings declare as plain mappings, lists and values.
+
+    Shape: kind name to kind, in the order of the setting.
+    Raises: SettingsError, naming the place as ``kinds.stock.add.id_path``.
+    """
+    return MappingProxyType(
+        {name: _kind(name, f"kinds.{name}", value) for name, value in setting.items()}
+    )
+
+
+def _kind(name: str, where: str, value: object) -> Kind:
+    given = _known(where, value, _KIND_KEYS)
+    if not name:
+        raise SettingsError("kinds", "a kind has an empty name; give it one")
+    kind = Kind(
+        name=name,
+        add=_method(where, given, "add"),
+        update=_method(where, given, "update"),
+        delete=_method(where, given, "delete"),
+        list=_method(where, given, "list"),
+        list_path=_names(where, given, "list_path"),
+        marker=_marker(where, given),
+        linked=_flag(where, given, "linked", default=True),
+        replaces=_flag(where, given, "replaces", default=False),
+        whole=_flag(where, given, "whole", default=False),
+        yes_no=_yes_no(where, given),
+        multi_fields=frozenset(_names(where, given, "multi_fields")),
+        gone=_gone(where, given),
+    )
+    _refuse_contradictions(where, kind)
+    return kind
+
+
+def _refuse_contradictions(where: str, kind: Kind) -> None:
+    if kind.add is None and kind.update is None and kind.delete is None:
+        raise SettingsError(where, "does nothing; give it add, update or delete")
+    if kind.linked:
+        _refuse_lost_ids(where, kind)
+    if kind.marker is not None and kind.list is None:
+        raise SettingsError(
+            f"{where}.list", "is missing; a marker is of use only where records can be listed"
+        )
+    if kind.marker is not None and kind.list is not None and kind.list.id_path is None:
+        raise SettingsError(
+            f"{where}.list.id_path", "is missing; say where the id stands in a listed record"
+        )
+
+
+def _refuse_lost_ids(where: str, kind: Kind) -> None:
+    if kind.replaces:
+        raise SettingsError(
+            f"{where}.replaces", "needs linked to be false: what is replaced has no id of its own"
+        )
+    if kind.add is not None and kind.add.id_path is None:
+        raise SettingsError(
+            f"{where}.add.id_path",
+            "is missing; name the keys that lead to the new id in the answer, [] if the answer"
+            " itself is the id, or set linked to false",
+        )
+    for verb, method in (("update", kind.update), ("delete", kind.delete)):
+        if method is not None and method.id_param is None:
+            raise SettingsError(
+                f"{where}.{verb}.id_param",
+                "is missing; name the parameter that takes the id, or set linked to false",
+            )
+
+
+def _method(where: str, given: Mapping[str, object], key: str) -> Method | None:
+    if given.get(key) is None:
+        return None
+    where = f"{where}.{key}"
+    inner = _known(where, given[key], _METHOD_KEYS)
+    id_path = None if inner.get("id_path") is None else _names(where, inner, "id_path")
+    return Method(
+        name=_text(where, inner, "name"),
+        fields_param=_text_or_none(where, {"fields_param": "fields", **inner}, "fields_param"),
+        id_param=_text_or_none(where, inner, "id_param"),
+        fixed=_texts(where, inner, "fixed"),
+        required=_names(where, inner, "required"),
+        param_names=_texts(where, inner, "param_names"),
+        required_fields=_names(where, inner, "required_fields"),
+        id_path=id_path,
+    )
+
+
+def _marker(where: str, given: Mapping[str, object]) -> Marker | None:
+    if given.get("marker") is None:
+        return None
+    where = f"{where}.marker"
+    inner = _known(where, given["marker"], _MARKER_KEYS)
+    return Marker(
+        key_field=_text(where, inner, "key_field"),
+        origin_field=_text_or_none(where, inner, "origin_field"),
+        in_params=_flag(where, inner, "in_params", default=False),
+    )
+
+
+def _gone(where: str, given: Mapping[str, object]) -> _Gone:
+    where = f"{where}.gone"
+    return tuple(
+        _gone_pair(f"{where}[{position}]", pair)
+        for position, pair in enumerate(_items(where, given.get("gone", ())))
+    )
+
+
+def _gone_pair(where: str, value: object) -> tuple[str, str]:
+    match _items(where, value):
+        case (str(code), str(pattern)) if code or pattern:
+            _refuse_bad_pattern(where, pattern)
+            return (code, pattern)
+        case _:
+            raise SettingsError(
+                where,
+                "must be an error code and a pattern of its text, of which one may be empty",
+            )
+
+
+def _refuse_bad_pattern(where: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(
+            where, f"the pattern is no regular expression ({error}); correct it"
+        ) from error
+
+
+def _yes_no(where: str, given: Mapping[str, object]) -> tuple[str, str]:
+    match _items(f"{where}.yes_no", given.get("yes_no", ("Y", "N"))):
+        case (str(yes), str(no)) if yes != no:
+            return (yes, no)
+        case _:
+            raise SettingsError(
+                f"{where}.yes_no", "must be two different texts, for true and for false"
+            )
+
+
+def _known(where: str, value: object, keys: tuple[str, ...]) -> Mapping[str, object]:
+    if not _is_mapping(value):
+        raise SettingsError(where, f"must be a mapping of {', '.join(keys)}")
+    for key in value:
+        if key not in keys:
+            raise SettingsError(f"{where}.{key}", f"is not known; choose from {', '.join(keys)}")
+    return {str(key): inner for key, inner in value.items()}
+
+
+def _text(where: str, given: Mapping[str, object], key: str) -> str:
+    match given.get(key):
+        case str(text) if text:
+            return text
+        case _:
+            raise SettingsError(f"{where}.{key}", "must be a text that is not empty")
+
+
+def _text_or_none(where: str, given: Mapping[str, object], key: str) -> str | None:
+    return None if given.get(key) is None else _text(where, given, key)
+
+
+def _flag(where: str, given: Mapping[str, object], key: str, *, default: bool) -> bool:
+    match given.get(key, default):
+        case bool(flag):
+            return flag
+        case _:
+            raise SettingsError(f"{where}.{key}", "must be true or false")
+
+
+def _names(where: str, given: Mapping[str, object], key: str) -> tuple[str, ...]:
+    where = f"{where}.{key}"
+    names = _items(where, given.get(key, ()))
+    return tuple(
+        _text(where, {f"{position}": name}, f"{position}") for position, name in enumerate(names)
+    )
+
+
+def _texts(where: str, given: Mapping[str, object], key: str) -> Mapping[str, str]:
+    value = given.get(key, {})
+    if not _is_mapping(value):
+        raise SettingsError(f"{where}.{key}", "must be a mapping of names to texts")
+    inner = {str(name): text for name, text in value.items()}
+    return {name: _text(f"{where}.{key}", inner, name) for name in inner}
+
+
+def _items(where: str, value: object) -> tuple[object, ...]:
+    if not _is_list(value):
+        raise SettingsError(where, "must be a list")
+    return tuple(value)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
+    return isinstance(value, list | tuple)

@@ -1,0 +1,78 @@
+"""The pieces of which statements about rows and batches are made.
+
+Guards are read from the tables of moves, so that no statement moves a row that may not move. A
+statement that touched fewer rows than it should raises ``Raced``, and its transaction is undone.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, literal, or_, select
+
+from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources, row_sources
+from b24sync.core.model import Operation, Row
+from b24sync.edge.tables import batch, outbox
+
+EARLIER = outbox.alias("earlier")
+
+
+class Raced(Exception):  # noqa: N818 - a signal to the pass, not an error
+    """Rows changed between being read and being moved; the transaction is undone, try again."""
+
+
+def is_behind() -> ColumnElement[bool]:
+    """Whether an outbox row stands behind an earlier unfinished row of its entity."""
+    return exists(
+        select(literal(1)).where(
+            EARLIER.c.portal == outbox.c.portal,
+            EARLIER.c.kind == outbox.c.kind,
+            EARLIER.c.entity_key == outbox.c.entity_key,
+            EARLIER.c.id < outbox.c.id,
+        )
+    )
+
+
+def row_guard(event: RowEvent) -> ColumnElement[bool]:
+    """The guard of a move of rows, read from the table of moves."""
+    return outbox.c.state.in_([str(state) for state in row_sources(event)])
+
+
+def batch_guard(event: BatchEvent) -> ColumnElement[bool]:
+    """The guard of a move of a batch, read from the table of moves."""
+    return batch.c.state.in_([str(state) for state in batch_sources(event)])
+
+
+def of_entities(
+    kind_column: ColumnElement[str],
+    key_column: ColumnElement[str],
+    entities: Iterable[tuple[str, str]],
+) -> ColumnElement[bool]:
+    """Rows of these entities; by kind and a list of keys, which every planner can use an index for."""
+    keys_of: dict[str, list[str]] = {}
+    for kind, key in entities:
+        keys_of.setdefault(kind, []).append(key)
+    return or_(*(and_(kind_column == kind, key_column.in_(keys)) for kind, keys in keys_of.items()))
+
+
+def row_of(found: RowMapping) -> Row:
+    """An outbox row as the core knows it."""
+    return Row(
+        id=found["id"],
+        portal=found["portal"],
+        lane=found["lane"],
+        kind=found["kind"],
+        key=found["entity_key"],
+        operation=Operation(found["operation"]),
+        fields=found["fields"],
+        params=found["params"],
+        method=found["method"],
+        generation=found["generation"],
+        marker=found["marker"],
+        priority=found["priority"],
+        attempts=found["attempts"],
+        deliveries=found["deliveries"],
+        not_runs=found["not_runs"],
+        enqueued_at_ms=found["created_at"],
+        expires_at_ms=found["expires_at"],
+        cancel_requested=found["cancel_requested"],
+        first_error=found["first_error"],
+    )

@@ -1,0 +1,452 @@
+"""Who may drain which portal now, at what pace, in which order among tenants.
+
+A lane is (portal, shard). One worker owns it at a time, by a lease whose epoch grows with every
+owner; each statement of an owner names its epoch, so that an owner who was away too long writes
+nothing. Lanes are taken in the order of their virtual time, which grows with what they were
+served: a tenant with a million rows cannot stand before one with a single row for ever.
+
+Whether rows are due is found out here, by looking, and never by touching a lane inside the
+transaction of an application.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from b24sync.core.limits import Bucket
+from b24sync.core.model import Fault, PortalState, RowState
+from b24sync.edge.database import insert_missing, now_ms, skip_locked, upsert
+from b24sync.edge.tables import bucket, lane, method_budget, outbox, portal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """What a lane's owner must know of its portal.
+
+    Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds.
+    """
+
+    code: str
+    base_url: str
+    auth_kind: str
+    secret: str | None
+    app_id: str
+    egress_group: str
+    rate_x: float
+    rate_y: float
+    server_max_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A lane as its owner took it."""
+
+    tenant: Tenant
+    lane: int
+    epoch: int
+    wake_seq: int
+    open_batch_id: int | None
+    fail_streak: int
+
+
+def _now() -> ColumnElement[int]:
+    return now_ms()
+
+
+def _mine(mine: Lane) -> ColumnElement[bool]:
+    """The guard of every statement of an owner."""
+    return and_(
+        lane.c.portal == mine.tenant.code,
+        lane.c.lane == mine.lane,
+        lane.c.lease_epoch == mine.epoch,
+    )
+
+
+def _is_active() -> ColumnElement[bool]:
+    active = select(portal.c.code).where(portal.c.state == PortalState.ACTIVE)
+    return lane.c.portal.in_(active)
+
+
+def _is_free() -> ColumnElement[bool]:
+    return and_(
+        or_(lane.c.lease_until.is_(None), lane.c.lease_until < _now()),
+        or_(lane.c.breaker_until.is_(None), lane.c.breaker_until <= _now()),
+    )
+
+
+def wake(connection: Connection, code: str | None = None) -> int:
+    """Mark lanes as due in which rows wait that nobody has noticed yet.
+
+    Shape: the number of lanes marked, of one portal or of all.
+    Writes: lane, where it is not due and its portal is active.
+    """
+    waits = exists(
+        select(literal(1)).where(
+            outbox.c.portal == lane.c.portal,
+            outbox.c.lane == lane.c.lane,
+            outbox.c.state == RowState.READY,
+            outbox.c.due_at <= _now(),
+        )
+    )
+    asleep = select(lane.c.portal, lane.c.lane).where(
+        or_(lane.c.next_due_at.is_(None), lane.c.next_due_at > _now()),
+        _is_active(),
+        waits,
+    )
+    if code is not None:
+        asleep = asleep.where(lane.c.portal == code)
+    found = connection.execute(asleep).all()
+    if not found:
+        return 0
+    # An idle lane enters at the present, or it would be owed for the time it had nothing to do.
+    present = connection.execute(
+        select(func.min(lane.c.vtime)).where(lane.c.next_due_at.is_not(None))
+    ).scalar()
+    floor = float(present or 0.0)
+    for name, number in found:
+        connection.execute(
+            update(lane)
+            .where(lane.c.portal == name, lane.c.lane == number)
+            .values(
+                next_due_at=_now(),
+                wake_seq=lane.c.wake_seq + 1,
+                vtime=case((lane.c.vtime < floor, floor), else_=lane.c.vtime),
+            )
+        )
+    return len(found)
+
+
+def due(connection: Connection, code: str | None = None) -> int:
+    """How many lanes could be taken now.
+
+    Writes: nothing.
+    """
+    statement = (
+        select(func.count())
+        .select_from(lane)
+        .where(lane.c.next_due_at <= _now(), _is_free(), _is_active())
+    )
+    if code is not None:
+        statement = statement.where(lane.c.portal == code)
+    return int(connection.execute(statement).scalar_one())
+
+
+def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
+    """Milliseconds until a lane of an active portal can be taken; ``None``, none is known to.
+
+    Writes: nothing.
+    """
+    at = case(
+        (
+            and_(lane.c.breaker_until.is_not(None), lane.c.breaker_until > lane.c.next_due_at),
+            lane.c.breaker_until,
+        ),
+        else_=lane.c.next_due_at,
+    )
+    statement = select(func.min(at), _now()).where(lane.c.next_due_at.is_not(None), _is_active())
+    if code is not None:
+        statement = statement.where(lane.c.portal == code)
+    first, now = connection.execute(statement).one()
+    return None if first is None else max(0, int(first) - int(now))
+
+
+def take(
+    connection: Connection, *, owner: str, lease_ms: int, code: str | None = None
+) -> Lane | None:
+    """Own the fairest lane that is due and free, or none.
+
+    Units: ``lease_ms`` milliseconds from now; short, since nothing is in flight yet.
+    Writes: lane, guarded by its epoch; in the caller's transaction.
+    """
+    candidate = select(lane).where(lane.c.next_due_at <= _now(), _is_free(), _is_active())
+    if code is not None:
+        candidate = candidate.where(lane.c.portal == code)
+    candidate = candidate.order_by(lane.c.priority, lane.c.vtime, lane.c.portal).limit(1)
+    found = connection.execute(skip_locked(candidate)).mappings().first()
+    if found is None:
+        return None
+    taken = connection.execute(
+        update(lane)
+        .where(
+            lane.c.portal == found["portal"],
+            lane.c.lane == found["lane"],
+            lane.c.lease_epoch == found["lease_epoch"],
+        )
+        .values(
+            lease_epoch=lane.c.lease_epoch + 1,
+            lease_until=_now() + lease_ms,
+            lease_owner=owner[:255],
+        )
+    )
+    if taken.rowcount != 1:
+        return None
+    return Lane(
+        tenant=tenant(connection, found["portal"]),
+        lane=found["lane"],
+        epoch=found["lease_epoch"] + 1,
+        wake_seq=found["wake_seq"],
+        open_batch_id=found["open_batch_id"],
+        fail_streak=found["fail_streak"],
+    )
+
+
+def tenant(connection: Connection, code: str) -> Tenant:
+    """The portal of this code, as a lane's owner needs it.
+
+    Raises: sqlalchemy.exc.NoResultFound for an unknown code; callers ask for known ones.
+    Writes: nothing.
+    """
+    row = connection.execute(select(portal).where(portal.c.code == code)).mappings().one()
+    return Tenant(
+        code=row["code"],
+        base_url=row["base_url"],
+        auth_kind=row["auth_kind"],
+        secret=row["secret"],
+        app_id=row["app_id"],
+        egress_group=row["egress_group"],
+        rate_x=row["rate_x"],
+        rate_y=row["rate_y"],
+        server_max_s=row["server_max_s"],
+    )
+
+
+def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
+    """Prolong the lease; ``False``, the lane belongs to somebody else by now.
+
+    Writes: lane, guarded by the epoch.
+    """
+    kept = connection.execute(update(lane).where(_mine(mine)).values(lease_until=_now() + lease_ms))
+    return kept.rowcount == 1
+
+
+def open_batch(connection: Connection, mine: Lane, batch_id: int | None) -> None:
+    """Remember which batch of this lane is not closed.
+
+    Writes: lane, guarded by the epoch.
+    """
+    connection.execute(update(lane).where(_mine(mine)).values(open_batch_id=batch_id))
+
+
+def close_batch(connection: Connection, mine: Lane, batch_id: int, *, reached: bool) -> None:
+    """Forget a batch that was closed; whoever owns the lane now, its batch is not touched.
+
+    ``reached``: the portal was reached, so the strikes against it end.
+    Writes: lane, where it still names this batch.
+    """
+    values: dict[str, object] = {"open_batch_id": None}
+    if reached:
+        values |= {"breaker": "closed", "breaker_until": None, "fail_streak": 0}
+    connection.execute(
+        update(lane)
+        .where(
+            lane.c.portal == mine.tenant.code,
+            lane.c.lane == mine.lane,
+            lane.c.open_batch_id == batch_id,
+        )
+        .values(**values)
+    )
+
+
+def strike(connection: Connection, mine: Lane, *, rest_ms: int) -> None:
+    """Leave a portal alone for a while that could not be reached.
+
+    Writes: lane, guarded by the epoch.
+    """
+    connection.execute(
+        update(lane)
+        .where(_mine(mine))
+        .values(
+            breaker="open",
+            breaker_until=_now() + rest_ms,
+            fail_streak=lane.c.fail_streak + 1,
+        )
+    )
+
+
+def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | None = None) -> None:
+    """Give the lane back, due again when its rows are.
+
+    ``served`` commands make it stand further back among tenants; with ``rest_ms`` the lane is due
+    that many milliseconds from now, else when the first of its rows is.
+    Writes: lane, guarded by the epoch.
+    """
+    first_due = (
+        select(func.min(outbox.c.due_at))
+        .where(
+            outbox.c.portal == mine.tenant.code,
+            outbox.c.lane == mine.lane,
+            outbox.c.state == RowState.READY,
+        )
+        .scalar_subquery()
+    )
+    at: ColumnElement[int] = _now() + rest_ms if rest_ms is not None else first_due
+    # Somebody who rang since the lane was taken may have seen what this owner did not.
+    at = case((lane.c.wake_seq != mine.wake_seq, _now()), else_=at) if rest_ms is None else at
+    connection.execute(
+        update(lane)
+        .where(_mine(mine))
+        .values(
+            lease_until=None,
+            lease_owner=None,
+            next_due_at=at,
+            vtime=lane.c.vtime + served / lane.c.weight,
+        )
+    )
+
+
+def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
+    """Take one request out of the portal's rate; 0, or the milliseconds until one fits.
+
+    Writes: bucket, by one guarded statement, so that all workers together keep the rate.
+    """
+    leaked = bucket.c.level - of.rate_y * (_now() - bucket.c.updated_at) / 1000.0
+    level = case((leaked > 0, leaked), else_=0.0)
+    spent = connection.execute(
+        update(bucket)
+        .where(
+            bucket.c.portal == of.code,
+            bucket.c.egress_group == of.egress_group,
+            or_(bucket.c.blocked_until.is_(None), bucket.c.blocked_until <= _now()),
+            level + 1 <= of.rate_x - reserve,
+        )
+        # In this order: MySQL's later assignments see what the earlier ones have changed.
+        .ordered_values((bucket.c.level, level + 1), (bucket.c.updated_at, _now()))
+    )
+    if spent.rowcount == 1:
+        return 0
+    return _until_one_fits(connection, of)
+
+
+def _until_one_fits(connection: Connection, of: Tenant) -> int:
+    row = (
+        connection.execute(
+            select(bucket, _now().label("now")).where(
+                bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        first = {"portal": of.code, "egress_group": of.egress_group, "level": 1.0}
+        insert_missing(connection, bucket, [first])
+        return 0
+    value = Bucket(
+        level=row["level"],
+        capacity=of.rate_x,
+        leak_per_s=of.rate_y,
+        updated_at_ms=row["updated_at"],
+    )
+    blocked_ms = (row["blocked_until"] or 0) - row["now"]
+    return max(1, value.wait_ms(int(row["now"])), int(blocked_ms))
+
+
+def fill(connection: Connection, of: Tenant) -> None:
+    """Believe the portal that its rate is used up, whatever was counted here.
+
+    Writes: bucket.
+    """
+    connection.execute(
+        update(bucket)
+        .where(bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group)
+        .values(level=of.rate_x, updated_at=_now())
+    )
+
+
+def blocked_methods(connection: Connection, of: Tenant) -> tuple[Mapping[str, int], int]:
+    """The methods that the portal refuses for time, with the end of each; and the time now.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    now = int(connection.execute(select(_now())).scalar_one())
+    found = connection.execute(
+        select(method_budget.c.method, method_budget.c.blocked_until).where(
+            method_budget.c.portal == of.code,
+            method_budget.c.app_id == of.app_id,
+            method_budget.c.blocked_until > now,
+        )
+    )
+    return {method: int(until) for method, until in found}, now
+
+
+def block_methods(
+    connection: Connection, of: Tenant, methods: Sequence[str], *, until_ms: int
+) -> None:
+    """Leave these methods alone until then.
+
+    Writes: method_budget.
+    """
+    upsert(
+        connection,
+        method_budget,
+        [
+            {
+                "portal": of.code,
+                "app_id": of.app_id,
+                "method": method,
+                "operating_s": 0.0,
+                "blocked_until": until_ms,
+            }
+            for method in methods
+        ],
+        keys=("portal", "app_id", "method"),
+        update=lambda new: {"blocked_until": new("blocked_until")},
+    )
+
+
+def pause(connection: Connection, code: str, state: PortalState, *, reason: str) -> bool:
+    """Stop calling a portal until a person resumes it; ``False``, it was stopped already.
+
+    Writes: portal, where it is active.
+    """
+    stopped = connection.execute(
+        update(portal)
+        .where(portal.c.code == code, portal.c.state == PortalState.ACTIVE)
+        .values(state=str(state), state_reason=reason, state_at=_now(), updated_at=_now())
+    )
+    return stopped.rowcount == 1
+
+
+def resume(connection: Connection, code: str) -> bool:
+    """Let a portal be called again, at once; ``False``, there is no such portal.
+
+    Writes: portal, lane.
+    """
+    resumed = connection.execute(
+        update(portal)
+        .where(portal.c.code == code)
+        .values(
+            state=str(PortalState.ACTIVE), state_reason=None, state_at=_now(), updated_at=_now()
+        )
+    )
+    connection.execute(
+        update(lane)
+        .where(lane.c.portal == code)
+        .values(
+            next_due_at=_now(),
+            wake_seq=lane.c.wake_seq + 1,
+            breaker="closed",
+            breaker_until=None,
+            fail_streak=0,
+        )
+    )
+    return resumed.rowcount == 1
+
+
+def reason_of(fault: Fault) -> str:
+    """A fault as the reason of a pause: the portal's code and words, capped."""
+    text = f"{fault.code}: {fault.text}" if fault.text else fault.code
+    return text[:500]

@@ -1,0 +1,121 @@
+"""Rows that wait: behind an earlier row, for the id of another entity, or for a time."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, exists, func, literal, select, update
+
+from b24sync.core.lifecycle import RowEvent
+from b24sync.core.model import Postponed, RowState, Waiting
+from b24sync.core.settlement import Settlement
+from b24sync.edge.guards import is_behind, of_entities, row_guard
+from b24sync.edge.tables import link, outbox
+
+
+def hold(connection: Connection, waiting: Sequence[Waiting]) -> None:
+    """Hold rows until the entity that they refer to has an id.
+
+    Writes: outbox, ready to held.
+    """
+    for row in waiting:
+        target = row.target
+        connection.execute(
+            update(outbox)
+            .where(outbox.c.id == row.row_id, row_guard(RowEvent.HOLD))
+            .values(
+                state=str(RowState.HELD),
+                waits_for=waits_for(target.kind, target.key),
+                state_reason=f"waits for the id of {target.kind} {target.key}"[:255],
+            )
+        )
+
+
+def postpone(connection: Connection, postponed: Sequence[Postponed]) -> None:
+    """Leave rows until their method may be called again.
+
+    Writes: outbox, the due time of ready rows.
+    """
+    groups: dict[int, list[int]] = {}
+    for row in postponed:
+        groups.setdefault(row.until_ms, []).append(row.row_id)
+    for until_ms, ids in groups.items():
+        connection.execute(
+            update(outbox)
+            .where(outbox.c.id.in_(ids), outbox.c.state == RowState.READY)
+            .values(due_at=until_ms)
+        )
+
+
+def waits_for(kind: str, key: str) -> str:
+    """An entity as one text, for the column that names what a row waits for."""
+    return f"{kind} {key}"
+
+
+def release_waiting(connection: Connection, made: Sequence[Settlement]) -> None:
+    """Rows that waited for these ids go on."""
+    if not made:
+        return
+    connection.execute(
+        update(outbox)
+        .where(
+            outbox.c.portal == made[0].row.portal,
+            outbox.c.waits_for.in_([waits_for(s.row.kind, s.row.key) for s in made]),
+            row_guard(RowEvent.RELEASE),
+        )
+        .values(state=str(RowState.READY), waits_for=None, state_reason=None)
+    )
+
+
+def release_parked(connection: Connection, code: str, entities: Sequence[tuple[str, str]]) -> int:
+    """Let the first parked row of each of these entities go on.
+
+    Shape: how many were released.
+    Writes: outbox, parked to ready.
+    """
+    first = connection.execute(
+        select(func.min(outbox.c.id))
+        .where(
+            outbox.c.portal == code,
+            outbox.c.state == RowState.PARKED,
+            of_entities(outbox.c.kind, outbox.c.entity_key, entities),
+        )
+        .group_by(outbox.c.kind, outbox.c.entity_key)
+    ).scalars()
+    ids = list(first)
+    if not ids:
+        return 0
+    released = connection.execute(
+        update(outbox)
+        .where(outbox.c.id.in_(ids), row_guard(RowEvent.RELEASE))
+        .values(state=str(RowState.READY))
+    )
+    return released.rowcount
+
+
+def sweep(connection: Connection, *, limit: int = 1000) -> int:
+    """Release rows that wait for nothing any more; a net under the releases above.
+
+    Shape: how many were released, of at most ``limit`` looked at of each sort.
+    Writes: outbox, parked or held to ready.
+    """
+    free = select(outbox.c.id).where(outbox.c.state == RowState.PARKED, ~is_behind()).limit(limit)
+    is_known = exists(
+        select(literal(1)).where(
+            link.c.portal == outbox.c.portal,
+            link.c.remote_id.is_not(None),
+            outbox.c.waits_for == link.c.kind + " " + link.c.entity_key,
+        )
+    )
+    answered = (
+        select(outbox.c.id)
+        .where(outbox.c.state == RowState.HELD, outbox.c.waits_for.is_not(None), is_known)
+        .limit(limit)
+    )
+    ids = [*connection.execute(free).scalars(), *connection.execute(answered).scalars()]
+    if not ids:
+        return 0
+    released = connection.execute(
+        update(outbox)
+        .where(outbox.c.id.in_(ids), row_guard(RowEvent.RELEASE))
+        .values(state=str(RowState.READY), waits_for=None, state_reason=None)
+    )
+    return released.rowcount

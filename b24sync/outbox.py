@@ -1,0 +1,98 @@
+"""Changes are written into the outbox, in the application's own transaction.
+
+Nothing here begins, commits or rolls back: the change exists if and only if the transaction that
+wrote it does. Nothing here wakes a worker either; the pump finds what is due, and an application
+that cannot wait rings ``sync_entities.delay()`` after its commit.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeAlias
+
+from sqlalchemy import Connection, insert
+from sqlalchemy.orm import Session, scoped_session
+
+from b24sync.core.changes import checked
+from b24sync.core.kinds import Kind
+from b24sync.core.model import Change
+from b24sync.edge.tables import outbox
+
+Where: TypeAlias = Connection | Session | scoped_session[Session]
+"""What a change is written with: whatever the application's transaction runs in."""
+
+CHUNK = 1000
+"""Rows in one INSERT of the bulk form; more does not make it faster, fewer does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outbox:
+    """Where changes are written, for applications with kinds or a schema of their own.
+
+    ``kinds`` are those declared in the setting ``b24sync_kinds``; ``schema`` is that of the tables.
+    """
+
+    kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+    schema: str | None = None
+
+    def enqueue(self, where: Where, *changes: Change) -> None:
+        """Write changes, in this order, in the transaction of ``where``.
+
+        Shape: all or none; every change is checked before the first is inserted.
+        Raises: ChangeError, naming the entity, the field and what to do.
+        Writes: outbox, in the caller's transaction.
+        """
+        if changes:
+            self._insert(where, [checked(change, self.kinds) for change in changes])
+
+    def enqueue_many(self, where: Where, changes: Iterable[Change], *, chunk: int = CHUNK) -> int:
+        """Write any number of changes in constant memory, in the transaction of ``where``.
+
+        Shape: the number written; ``chunk`` rows in a statement.
+        Raises: ChangeError, naming the position of the change too. What was inserted before is
+        undone by the caller's rollback, and only by that.
+        Writes: outbox, in the caller's transaction.
+        """
+        written = 0
+        for rows in _chunks(self._checked(changes), chunk):
+            self._insert(where, rows)
+            written += len(rows)
+        return written
+
+    def _checked(self, changes: Iterable[Change]) -> Iterator[Mapping[str, object]]:
+        for position, change in enumerate(changes):
+            yield checked(change, self.kinds, position=position)
+
+    def _insert(self, where: Where, rows: Sequence[Mapping[str, object]]) -> None:
+        options = {"schema_translate_map": {None: self.schema}} if self.schema else {}
+        where.execute(insert(outbox), list(rows), execution_options=options)
+
+
+def _chunks(
+    rows: Iterator[Mapping[str, object]], size: int
+) -> Iterator[Sequence[Mapping[str, object]]]:
+    while part := list(islice(rows, size)):
+        yield part
+
+
+DEFAULT = Outbox()
+
+
+def enqueue(where: Where, *changes: Change) -> None:
+    """Write changes, in this order, in the transaction of ``where``.
+
+    Shape: all or none; every change is checked before the first is inserted.
+    Raises: ChangeError, naming the entity, the field and what to do.
+    Writes: outbox, in the caller's transaction.
+    """
+    DEFAULT.enqueue(where, *changes)
+
+
+def enqueue_many(where: Where, changes: Iterable[Change], *, chunk: int = CHUNK) -> int:
+    """Write any number of changes in constant memory, in the transaction of ``where``.
+
+    Shape: the number written; ``chunk`` rows in a statement.
+    Raises: ChangeError, naming the position of the change too.
+    Writes: outbox, in the caller's transaction.
+    """
+    return DEFAULT.enqueue_many(where, changes, chunk=chunk)

@@ -1,0 +1,175 @@
+"""One frozen Settings, read once, refused if it makes no sense.
+
+The settings are given to this module; the only reader of the environment is ``celeryconfig.py``.
+In a Celery configuration they stand under ``b24sync_`` names, beside Celery's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import get_args, get_type_hints
+
+from b24sync.core.errors import SettingsError
+from b24sync.core.kind_table import declared_kinds
+from b24sync.core.kinds import Kind
+from b24sync.core.lifecycle import RetryPolicy
+from b24sync.core.refs import is_list, is_mapping
+from b24sync.edge.database import parse_url
+from b24sync.edge.tokens import Keyring, parse_webhook
+
+PREFIX = "b24sync_"
+MAX_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, with defaults that are meant to be kept.
+
+    Units: ``*_s`` are seconds, ``*_days`` are days.
+    Raises: SettingsError at construction, naming the setting and what to do.
+    """
+
+    database_url: str = field(default="sqlite:///b24sync.db", repr=False)
+    """Where the tables are."""
+    schema: str | None = None
+    """The schema of the tables, where it is not the connection's own."""
+    webhook_url: str | None = field(default=None, repr=False)
+    """An incoming webhook; makes the portal ``default``. A credential."""
+    secret_key: tuple[str, ...] = field(default=(), repr=False)
+    """Keys that encrypt stored credentials; the first encrypts, all decrypt."""
+    queue: str = "b24sync"
+    """The queue of this package's tasks."""
+    batch_size: int = MAX_BATCH
+    """Commands in one request, at most 50, which is the portal's own bound."""
+    slice_batches: int = 5
+    """Batches that one task sends before it lets others go."""
+    slice_s: float = 30.0
+    """How long one task goes on starting batches."""
+    connect_timeout_s: float = 5.0
+    """How long a connection to a portal may take to stand."""
+    request_timeout_s: float = 75.0
+    """How long one request may take in all; a portal of the cloud cuts at 60."""
+    quiet_margin_s: float = 30.0
+    """Added to a portal's own bound before a request counts as surely over."""
+    lease_s: float = 20.0
+    """How long a worker owns a lane before anything is in flight."""
+    max_attempts: int = 8
+    """Judgements by the portal after which a row is given up on."""
+    retry_base_s: float = 10.0
+    """Upper bound of the first delay after a failed attempt; doubles with each."""
+    retry_cap_s: float = 3600.0
+    """Upper bound of all delays."""
+    pump_s: float = 5.0
+    """How often the pump looks for due rows; a lost message costs this much at the most."""
+    pump_width: int = 8
+    """How many lanes one pump wakes at the most."""
+    recover_s: float = 15.0
+    """How often the traces of vanished workers are looked for."""
+    prune_s: float = 3600.0
+    """How often old results are removed."""
+    result_days: float = 30.0
+    """How long results and closed batches are kept."""
+    rollup_days: float = 400.0
+    """How long the counts per minute are kept."""
+    ca_bundle: str | None = None
+    """A file of certificates to trust, instead of the usual ones."""
+    kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+    """Kinds of your own, added to the table."""
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        parse_url(self.database_url)
+        Keyring.from_keys(self.secret_key)
+        if self.webhook_url is not None:
+            parse_webhook(self.webhook_url)
+        if not 1 <= self.batch_size <= MAX_BATCH:
+            raise SettingsError("batch_size", f"{self.batch_size}; from 1 to {MAX_BATCH}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value <= 0:
+                raise SettingsError(name, f"{value}; more than 0 is needed")
+        if not self.queue:
+            raise SettingsError("queue", "is empty; name the queue of the tasks")
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How patient the package is with one row."""
+        return RetryPolicy(
+            max_attempts=self.max_attempts,
+            base_ms=int(self.retry_base_s * 1000),
+            cap_ms=int(self.retry_cap_s * 1000),
+        )
+
+
+_POSITIVE = (
+    "slice_batches",
+    "slice_s",
+    "connect_timeout_s",
+    "request_timeout_s",
+    "quiet_margin_s",
+    "lease_s",
+    "max_attempts",
+    "retry_base_s",
+    "retry_cap_s",
+    "pump_s",
+    "pump_width",
+    "recover_s",
+    "prune_s",
+    "result_days",
+    "rollup_days",
+)
+
+
+def from_mapping(values: Mapping[str, object]) -> Settings:
+    """The settings among the ``b24sync_`` keys of a configuration; other keys are not looked at.
+
+    Text that comes from an environment is read as the number it must be.
+    Raises: SettingsError for an unknown name, a value of the wrong sort, or one without sense.
+    """
+    known = {entry.name for entry in fields(Settings)}
+    given: dict[str, object] = {}
+    for key, value in values.items():
+        if not key.startswith(PREFIX):
+            continue
+        name = key.removeprefix(PREFIX)
+        if name not in known:
+            raise SettingsError(key, f"is unknown; known are {', '.join(sorted(known))}")
+        if value is not None:
+            given[name] = _read(name, value)
+    return Settings(**given)  # type: ignore[arg-type] # each value was read as its field's type
+
+
+def _read(name: str, value: object) -> object:
+    """A value as its setting's type."""
+    if name == "kinds":
+        if not is_mapping(value):
+            raise SettingsError("kinds", "a mapping of names to kinds is needed")
+        return declared_kinds(value)
+    if name == "secret_key":
+        keys = value.split(",") if isinstance(value, str) else list(_each(name, value))
+        return tuple(key.strip() for key in keys if key.strip())
+    hint = get_type_hints(Settings)[name]
+    wanted = next(t for t in (get_args(hint) or (hint,)) if t is not type(None))
+    if wanted is str:
+        if not isinstance(value, str):
+            raise SettingsError(name, f"text is needed, not {type(value).__name__}")
+        return value
+    return _number(name, value, whole=wanted is int)
+
+
+def _each(name: str, value: object) -> tuple[str, ...]:
+    texts: list[str] = []
+    for item in value if is_list(value) else (value,):
+        if not isinstance(item, str):
+            raise SettingsError(name, "text, or a list of texts, is needed")
+        texts.append(item)
+    return tuple(texts)
+
+
+def _number(name: str, value: object, *, whole: bool) -> int | float:
+    sort = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise SettingsError(name, f"{sort} is needed, not {type(value).__name__}")
+    try:
+        return int(value) if whole else float(value)
+    except ValueError:
+        raise SettingsError(name, f"{sort} is needed, not {value!r}") from None

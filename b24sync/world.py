@@ -1,0 +1,77 @@
+"""What a pass works with, built once per worker process and passed as an argument."""
+
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from b24sync.core.errors import CredentialError
+from b24sync.edge.database import make_engine
+from b24sync.edge.lanes import Tenant
+from b24sync.edge.portal import Credential, PortalClient
+from b24sync.edge.tokens import AuthKind, Keyring, credential_for, parse_webhook
+from b24sync.settings import Settings
+from b24sync.version import VERSION
+
+DEFAULT_PORTAL = "default"
+"""The portal that the setting ``webhook_url`` describes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """The collaborators of a pass.
+
+    ``chance`` gives numbers in [0, 1); ``clock`` monotonic seconds; ``owner`` is for people only.
+    """
+
+    engine: Engine
+    client: PortalClient
+    keyring: Keyring
+    settings: Settings
+    chance: Callable[[], float]
+    clock: Callable[[], float]
+    owner: str
+
+
+def build(settings: Settings, *, slots: int = 1) -> World:
+    """A world on real parts; nothing is connected yet.
+
+    Units: ``slots`` is how many passes may run at once in this process.
+    Raises: SettingsError for a database without a driver.
+    """
+    return World(
+        engine=make_engine(settings.database_url, pool_size=slots, schema=settings.schema),
+        client=PortalClient(
+            connect_timeout_s=settings.connect_timeout_s,
+            deadline_s=settings.request_timeout_s,
+            user_agent=f"b24sync/{VERSION}",
+            ca_bundle=settings.ca_bundle,
+        ),
+        keyring=Keyring.from_keys(settings.secret_key),
+        settings=settings,
+        chance=random.random,
+        clock=time.monotonic,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+    )
+
+
+def credential_of(world: World, tenant: Tenant) -> Credential:
+    """The address and secret of a portal.
+
+    Raises: CredentialError if no secret is at hand or no key fits; SettingsError for an address
+    that a secret must not be sent to.
+    """
+    webhook_url = world.settings.webhook_url
+    if tenant.secret is not None:
+        secret = world.keyring.decrypt(tenant.secret)
+        return credential_for(tenant.base_url, secret, AuthKind(tenant.auth_kind))
+    if tenant.code == DEFAULT_PORTAL and webhook_url is not None:
+        webhook = parse_webhook(webhook_url)
+        return credential_for(webhook.base_url, webhook.path, AuthKind.WEBHOOK)
+    raise CredentialError(
+        f"the portal {tenant.code} has no credential; run `b24sync portal add {tenant.code}`"
+    )
