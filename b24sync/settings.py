@@ -6,6 +6,8 @@ In a Celery configuration they stand under ``b24sync_`` names, beside Celery's o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
+from importlib.util import find_spec
 from typing import get_args, get_type_hints
 
 from b24sync.core.errors import SettingsError
@@ -119,6 +121,10 @@ _POSITIVE = (
 )
 
 
+TEXT_SETTINGS = tuple(entry.name for entry in fields(Settings) if entry.name != "kinds")
+"""The settings that a text can say, so that an environment variable can."""
+
+
 def from_mapping(values: Mapping[str, object]) -> Settings:
     """The settings among the ``b24sync_`` keys of a configuration; other keys are not looked at.
 
@@ -173,3 +179,26 @@ def _number(name: str, value: object, *, whole: bool) -> int | float:
         return int(value) if whole else float(value)
     except ValueError:
         raise SettingsError(name, f"{sort} is needed, not {value!r}") from None
+
+
+CONFIG_MODULES = ("b24sync.celeryconfig", "celeryconfig")
+"""Where the stand-alone configuration is: inside an installed wheel, or at the top of a checkout."""
+
+
+def standalone_config() -> str:
+    """The name of the module that reads the environment for the stand-alone app and the command.
+
+    Raises: SettingsError if the installation is broken.
+    """
+    for name in CONFIG_MODULES:
+        if find_spec(name) is not None:
+            return name
+    raise SettingsError("celeryconfig", "is missing from this installation; install b24sync anew")
+
+
+def standalone() -> Settings:
+    """The settings of the stand-alone app, as ``celeryconfig.py`` reads them.
+
+    Raises: SettingsError.
+    """
+    return from_mapping(vars(import_module(standalone_config())))

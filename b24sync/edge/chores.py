@@ -1,0 +1,110 @@
+"""Periodic chores, each run by one process at a time, however many beats there are."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, or_, select, update
+
+from b24sync.edge.database import insert_missing, now_ms
+from b24sync.edge.tables import batch, chore, lane, result, rollup
+
+CHUNK = 1000
+"""Rows removed in one transaction: short enough to stand in nobody's way."""
+
+
+def begin(connection: Connection, name: str, *, every_ms: int, lease_ms: int) -> int | None:
+    """Become the one who runs a chore now; its token, or ``None`` if it is not its time.
+
+    Units: ``every_ms`` is the interval; ``lease_ms`` bounds a run whose process dies.
+    Writes: chore, by one guarded statement.
+    """
+    insert_missing(connection, chore, [{"name": name}])
+    begun = connection.execute(
+        update(chore)
+        .where(
+            chore.c.name == name,
+            chore.c.lease_until <= now_ms(),
+            # A tick may come a little early; half an interval is not early, it is another beat.
+            chore.c.last_run_at <= now_ms() - every_ms // 2,
+        )
+        .values(lease_until=now_ms() + lease_ms, last_run_at=now_ms(), token=chore.c.token + 1)
+    )
+    if begun.rowcount != 1:
+        return None
+    return int(connection.execute(select(chore.c.token).where(chore.c.name == name)).scalar_one())
+
+
+def end(connection: Connection, name: str, token: int) -> None:
+    """Let the chore go, if it is still ours.
+
+    Writes: chore.
+    """
+    connection.execute(
+        update(chore).where(chore.c.name == name, chore.c.token == token).values(lease_until=0)
+    )
+
+
+def abandoned_batches(connection: Connection, *, limit: int = 100) -> tuple[int, ...]:
+    """Open batches of lanes whose owner went away.
+
+    Writes: nothing.
+    """
+    found = connection.execute(
+        select(lane.c.open_batch_id)
+        .where(
+            lane.c.open_batch_id.is_not(None),
+            or_(lane.c.lease_until.is_(None), lane.c.lease_until < now_ms()),
+        )
+        .limit(limit)
+    ).scalars()
+    return tuple(int(number) for number in found if number is not None)
+
+
+def forget_batch(connection: Connection, batch_id: int) -> None:
+    """Let a lane forget a batch that was closed, unless somebody owns the lane again.
+
+    Writes: lane.
+    """
+    connection.execute(
+        update(lane)
+        .where(
+            lane.c.open_batch_id == batch_id,
+            or_(lane.c.lease_until.is_(None), lane.c.lease_until < now_ms()),
+        )
+        .values(open_batch_id=None)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long what is over is kept.
+
+    Units: milliseconds.
+    """
+
+    results_ms: int
+    rollups_ms: int
+
+
+def prune_chunk(connection: Connection, keep: Retention) -> int:
+    """Remove some of what is older than it is to be kept; 0, there is no more.
+
+    Writes: result, batch, rollup.
+    """
+    removed = 0
+    old_results = (
+        select(result.c.id)
+        .where(result.c.finished_at < now_ms() - keep.results_ms)
+        .order_by(result.c.finished_at)
+        .limit(CHUNK)
+    )
+    ids = list(connection.execute(old_results).scalars())
+    if ids:
+        removed += connection.execute(result.delete().where(result.c.id.in_(ids))).rowcount
+    old_batches = (
+        select(batch.c.id).where(batch.c.closed_at < now_ms() - keep.results_ms).limit(CHUNK)
+    )
+    ids = list(connection.execute(old_batches).scalars())
+    if ids:
+        removed += connection.execute(batch.delete().where(batch.c.id.in_(ids))).rowcount
+    old_counts = rollup.delete().where(rollup.c.minute < now_ms() - keep.rollups_ms)
+    return removed + connection.execute(old_counts).rowcount

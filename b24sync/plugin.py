@@ -1,0 +1,138 @@
+"""``install(app)``: queue, routes, schedule, tasks and worker life, plugged into a Celery app.
+
+::
+
+    from celery import Celery
+    from b24sync.plugin import install
+
+    app = Celery("shop", broker="amqp://…")
+    app.conf.b24sync_database_url = "postgresql+psycopg://…"
+    install(app)
+
+Nothing is read when ``install`` is called: the app's configuration is read when Celery reads it, so
+``install`` may stand before or after it.
+"""
+
+import sys
+from functools import partial
+
+from celery import Celery, signals
+from kombu import Queue
+
+from b24sync.broker import register
+from b24sync.core.errors import B24SyncError, DatabaseError
+from b24sync.core.refs import is_list, is_mapping
+from b24sync.host import HOSTS, Host
+from b24sync.settings import Settings
+
+TASKS = "b24sync.tasks"
+ROUTE = "b24sync.*"
+EXIT_SETTINGS = 2
+EXIT_DATABASE = 3
+
+register()
+
+
+def install(app: Celery, settings: Settings | None = None) -> None:
+    """Plug this package into an app; calling it again changes nothing.
+
+    ``settings`` are otherwise read from the ``b24sync_…`` keys of the app's configuration.
+    Raises: nothing; a worker refuses to start with wrong settings, with one line and exit code 2,
+    or 3 if the database cannot be used.
+    """
+    if app in HOSTS:
+        return
+    HOSTS[app] = host = Host(app, settings)
+    configure = partial(_configure, app, host)
+    app.on_after_configure.connect(configure, sender=app, weak=False)
+    if getattr(app, "configured", False):
+        configure()
+    signals.worker_init.connect(partial(_check, app, host), weak=False)
+    signals.worker_shutting_down.connect(partial(_stop, host), weak=False)
+
+
+def beat_entries(settings: Settings) -> dict[str, dict[str, object]]:
+    """The schedule of this package, for an app that builds its schedule by hand.
+
+    Shape: entry name to entry, as ``beat_schedule`` takes them.
+    Units: each entry expires when its next one is due, so stale ones vanish.
+    """
+    every = {
+        "b24sync.pump": settings.pump_s,
+        "b24sync.recover": settings.recover_s,
+        "b24sync.prune": settings.prune_s,
+    }
+    return {
+        name: {
+            "task": name,
+            "schedule": interval_s,
+            "options": {"queue": settings.queue, "expires": interval_s},
+        }
+        for name, interval_s in every.items()
+    }
+
+
+def _configure(app: Celery, host: Host, **_kwargs: object) -> None:
+    """Add what is ours to a configuration that was just read; what the app says wins."""
+    try:
+        settings = host.settings
+    except B24SyncError:
+        # Told to a person by the check at the worker's start, and to callers by their call.
+        settings = Settings()
+    conf = app.conf
+    if TASKS not in conf.imports:
+        conf.imports = (*conf.imports, TASKS)
+    conf.beat_schedule = {**beat_entries(settings), **conf.beat_schedule}
+    conf.task_queues = _with_queue(conf.task_queues, conf.task_default_queue, settings.queue)
+    conf.task_routes = _with_route(conf.task_routes, settings.queue)
+
+
+def _with_queue(queues: object, default: str, ours: str) -> object:
+    """The app's queues and ours, so that a plain worker serves both."""
+    if is_mapping(queues):
+        return queues if ours in queues else {**queues, ours: {}}
+    # Celery makes the default queue up only while no other is named.
+    present = tuple(queues) if is_list(queues) and queues else (Queue(default),)
+    named = (queue.name for queue in present if isinstance(queue, Queue))
+    return present if ours in named else (*present, _queue(ours))
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, exchange=name, routing_key=name)
+
+
+def _with_route(routes: object, ours: str) -> object:
+    """The app's routes, and ours behind them."""
+    mine = {ROUTE: {"queue": ours}}
+    if not routes:
+        return mine
+    if is_mapping(routes):
+        return {**mine, **routes}
+    if is_list(routes):
+        return (*routes, mine)
+    return (routes, mine)
+
+
+def _check(app: Celery, host: Host, sender: object = None, **_kwargs: object) -> None:
+    """Refuse to start a worker that could not work, in one line."""
+    if getattr(sender, "app", app) is not app:
+        return
+    try:
+        host.world()
+    except DatabaseError as error:
+        _refuse(error, EXIT_DATABASE)
+    except B24SyncError as error:
+        _refuse(error, EXIT_SETTINGS)
+    # The children of a prefork pool open their own.
+    host.close()
+
+
+def _refuse(error: B24SyncError, code: int) -> None:
+    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.flush()
+    raise SystemExit(code)
+
+
+def _stop(host: Host, **_kwargs: object) -> None:
+    """Between two batches, a run looks whether its worker is going down."""
+    host.stopping.set()

@@ -1,0 +1,158 @@
+"""Celery tasks, each a few lines around one call.
+
+A message carries no work: it says "look". Lost, doubled, late or reordered, the result is the same,
+because what is to be done stands in the tables. Hence no countdowns, no Celery retries, no row ids
+in arguments, and early acknowledgement: a message whose worker died is replaced by the next pump.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TypedDict
+
+from celery import shared_task
+from celery.app import app_or_default
+from sqlalchemy import Connection
+
+from b24sync.core.errors import SettingsError
+from b24sync.core.model import HaltMode
+from b24sync.drain import Order, Tally, drain
+from b24sync.edge import chores, lanes, ledger, portals, waiting
+from b24sync.edge.database import transact
+from b24sync.host import Host, host_of
+from b24sync.world import World
+
+log = logging.getLogger("b24sync")
+
+CHORE_LEASE_MS = 300_000
+
+
+class Counts(TypedDict):
+    """What a run of ``sync_entities`` did.
+
+    ``outcomes`` counts results by outcome; ``deferred`` rows went back at no charge.
+    """
+
+    batches: int
+    outcomes: dict[str, int]
+    deferred: int
+
+
+def _host() -> Host:
+    return host_of(app_or_default())
+
+
+@shared_task(name="b24sync.sync_entities", ignore_result=True, acks_late=False, max_retries=0)
+def sync_entities(
+    portal: str | None = None,
+    kinds: Sequence[str] | None = None,
+    halt: str | None = None,
+    limit: int | None = None,
+) -> Counts:
+    """Drain what is due, for one portal or for all; any number may run at once.
+
+    Shape: ``kinds`` narrows to those kinds; ``limit`` bounds the rows.
+    Raises: SettingsError for an unknown portal or halt mode.
+    """
+    host = _host()
+    world = host.world()
+    transact(world.engine, partial(portals.ensure_default, webhook_url=world.settings.webhook_url))
+    order = Order(
+        portal=_known(world, portal), kinds=tuple(kinds or ()), halt=_mode(halt), limit=limit
+    )
+    tally = drain(world, order, stopping=host.stopping.is_set)
+    if tally.more and tally.batches and limit is None and not host.stopping.is_set():
+        # The slice is over and the work is not: to the end of the queue, behind everyone else.
+        sync_entities.delay(portal=portal, kinds=kinds, halt=halt)
+    return _counts(tally)
+
+
+def _known(world: World, code: str | None) -> str | None:
+    if code is None:
+        return None
+    with world.engine.connect() as connection:
+        codes = portals.codes(connection)
+    if code not in codes:
+        known = ", ".join(codes) or "none"
+        raise SettingsError("portal", f"there is no portal {code!r}; known are: {known}")
+    return code
+
+
+def _mode(halt: str | None) -> HaltMode:
+    try:
+        return HaltMode(halt or HaltMode.INDEPENDENT)
+    except ValueError:
+        raise SettingsError("halt", f"{halt!r} is none of {', '.join(HaltMode)}") from None
+
+
+def _counts(tally: Tally) -> Counts:
+    outcomes = {str(outcome): count for outcome, count in tally.outcomes.items()}
+    return Counts(batches=tally.batches, outcomes=outcomes, deferred=tally.deferred)
+
+
+@shared_task(name="b24sync.pump", ignore_result=True, acks_late=False, max_retries=0)
+def pump() -> int:
+    """Wake as many drains as lanes are due, up to a bound; the number woken."""
+    world = _host().world()
+    transact(world.engine, partial(portals.ensure_default, webhook_url=world.settings.webhook_url))
+    transact(world.engine, lanes.wake)
+    with world.engine.connect() as connection:
+        due = lanes.due(connection)
+    woken = min(due, world.settings.pump_width)
+    for _ in range(woken):
+        # A ring that nobody heard within an interval is followed by the next one.
+        sync_entities.apply_async(expires=world.settings.pump_s)
+    return woken
+
+
+@shared_task(name="b24sync.recover", ignore_result=True, acks_late=False, max_retries=0)
+def recover() -> int:
+    """Deal with what vanished workers left behind; the number of batches and rows moved."""
+    world = _host().world()
+    with world.engine.connect() as connection:
+        abandoned = chores.abandoned_batches(connection)
+    for number in abandoned:
+        transact(world.engine, partial(_recover, number=number))
+    return len(abandoned) + transact(world.engine, waiting.sweep)
+
+
+def _recover(connection: Connection, number: int) -> None:
+    became = ledger.recover(connection, number)
+    chores.forget_batch(connection, number)
+    if became is not None:
+        log.warning("batch_recovered batch=%d became=%s", number, became)
+
+
+@shared_task(name="b24sync.prune", ignore_result=True, acks_late=False, max_retries=0)
+def prune() -> int:
+    """Remove results, batches and counts that are older than they are to be kept."""
+    host = _host()
+    world = host.world()
+    begin = partial(
+        chores.begin,
+        name="prune",
+        every_ms=int(world.settings.prune_s * 1000),
+        lease_ms=CHORE_LEASE_MS,
+    )
+    token = transact(world.engine, begin)
+    if token is None:
+        return 0
+    removed = _pruned(host, world)
+    transact(world.engine, partial(chores.end, name="prune", token=token))
+    log.info("pruned rows=%d", removed)
+    return removed
+
+
+def _pruned(host: Host, world: World) -> int:
+    day_ms = 86_400_000
+    keep = chores.Retention(
+        results_ms=int(world.settings.result_days * day_ms),
+        rollups_ms=int(world.settings.rollup_days * day_ms),
+    )
+    begun_s, removed = world.clock(), 0
+    while not host.stopping.is_set() and world.clock() - begun_s < world.settings.slice_s:
+        gone = transact(world.engine, partial(chores.prune_chunk, keep=keep))
+        if gone == 0:
+            break
+        removed += gone
+    return removed
