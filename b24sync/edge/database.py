@@ -10,6 +10,7 @@ read transaction that turns into a write fails at once, whatever the busy timeou
 """
 
 import json
+import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    insert,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -87,12 +89,14 @@ def parse_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise SettingsError(
             "database_url",
             "not a database address; write e.g. sqlite:///b24sync.db, "
             "postgresql+psycopg://user:password@host/name or mysql+pymysql://user:password@host/name",
         ) from None
+    if "@" in (url.host or ""):
+        raise SettingsError("database_url", "an @ in the user's name or password is written %40")
     backend = url.get_backend_name()
     if backend not in {"sqlite", "postgresql", *MYSQL_NAMES}:
         raise SettingsError(
@@ -148,13 +152,15 @@ def _sqlite_connected(connection: "DBAPIConnection", _record: "ConnectionPoolEnt
     connection.isolation_level = None
     cursor = connection.cursor()
     # FULL: the commit before a request is sent must survive a power cut, WAL with NORMAL may not.
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "busy_timeout=10000",
-        "foreign_keys=ON",
-    ):
+    for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        # SQLite does not wait here. Whoever holds a new file is making the same switch, and the
+        # mode stays in the file.
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
     cursor.close()
 
 
@@ -248,7 +254,7 @@ def upsert(
         statement = lite.on_conflict_do_update(
             index_elements=list(keys), set_=dict(update(lambda c: lite.excluded[c]))
         )
-    connection.execute(statement, list(rows))
+    insert_many(connection, table, rows, statement=statement)
 
 
 def insert_missing(
@@ -265,7 +271,33 @@ def insert_missing(
         statement = postgresql.insert(table).on_conflict_do_nothing()
     else:
         statement = sqlite.insert(table).on_conflict_do_nothing()
-    connection.execute(statement, list(rows))
+    insert_many(connection, table, rows, statement=statement)
+
+
+def insert_many(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    statement: Insert | None = None,
+    options: Mapping[str, object] | None = None,
+) -> None:
+    """Insert many rows in as few statements as the database takes.
+
+    PostgreSQL's driver sends one statement for each row, unless the statement returns something;
+    the other drivers join or prepare it by themselves.
+    """
+    if not rows:
+        return
+    chosen = insert(table) if statement is None else statement
+    if connection.dialect.name == "postgresql":
+        connection.execute(
+            chosen.returning(next(iter(table.primary_key.columns))),
+            list(rows),
+            execution_options=options or {},
+        )
+    else:
+        connection.execute(chosen, list(rows), execution_options=options or {})
 
 
 def skip_locked(statement: Select[tuple[object, ...]]) -> Select[tuple[object, ...]]:

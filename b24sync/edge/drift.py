@@ -61,7 +61,8 @@ UNSAID = frozenset(
 )
 """Words that one database adds, and another leaves out, without changing the meaning."""
 
-BOOLEANS = {"true": "1", "false": "0"}
+SAME = {"true": "1", "false": "0", "octet_length": "length"}
+"""Words that one database writes down for another."""
 
 WORDS = re.compile(r"is not null|is null|'(?:[^']|'')*'|[a-z_][a-z0-9_]*|\d+")
 
@@ -151,6 +152,8 @@ def _in_words(found: tuple[Any, ...], made: Made) -> Iterator[Problem]:
             )
         case ("remove_constraint", item):
             yield Problem(subject=item.table.name, text=f"{item.name} is not ours")
+        case ("modify_type", *_, was, wanted) if _without_collation(was) == str(wanted):
+            return
         case (str(change), _, table, column, _, was, wanted):
             what = change.removeprefix("modify_")
             yield Problem(
@@ -158,6 +161,11 @@ def _in_words(found: tuple[Any, ...], made: Made) -> Iterator[Problem]:
             )
         case _:
             yield Problem(subject="tables", text=f"an unforeseen difference: {found[0]}")
+
+
+def _without_collation(type_: object) -> str:
+    """A type as Alembic shows it; collations are compared with the other things it is blind to."""
+    return str(type_).partition(" COLLATE ")[0]
 
 
 def _checks(
@@ -214,7 +222,9 @@ def _columns(connection: Connection, schema: str | None, table: Table) -> Iterat
             yield Problem(subject=table.name, text=complaint)
         _, collates, collation = column.type.compile(dialect).partition(" COLLATE ")
         if collates and compares != collation.strip('"'):
-            complaint = f"the column {name} compares by {compares}, expected {collation}"
+            complaint = (
+                f"the column {name} compares by {compares or 'default'}, expected {collation}"
+            )
             yield Problem(subject=table.name, text=complaint)
 
 
@@ -254,7 +264,7 @@ def gist(sql: str) -> frozenset[str]:
     Raises: nothing.
     """
     words = (found[0].strip("'") for found in WORDS.finditer(sql.lower().replace("\\'", "'")))
-    return frozenset(BOOLEANS.get(word, word) for word in words if word not in UNSAID)
+    return frozenset(SAME.get(word, word) for word in words if word not in UNSAID)
 
 
 def _made(connection: Connection) -> Made:

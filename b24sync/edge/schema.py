@@ -17,6 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, MetaData, Table, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -265,7 +266,10 @@ def _run(connection: Connection, step: Callable[[Config], None]) -> None:
     config = _config(scripts())
     config.attributes["connection"] = connection
     config.attributes["schema"] = schema_of(connection)
-    step(config)
+    try:
+        step(config)
+    except CommandError as error:
+        raise DatabaseError(f"the migrations cannot be run: {error}") from error
 
 
 def _config(folder: Path) -> Config:

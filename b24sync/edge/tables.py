@@ -20,7 +20,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Double,
-    Float,
     Index,
     Integer,
     MetaData,
@@ -96,11 +95,6 @@ def _long() -> TypeEngine[str]:
     return Text()
 
 
-def _double() -> TypeEngine[float]:
-    """A number of fifteen digits on every database; a plain float keeps six on MySQL."""
-    return Double()
-
-
 def _id() -> TypeEngine[int]:
     """A number that grows; SQLite numbers rows by itself only under the name INTEGER."""
     return BigInteger().with_variant(Integer(), "sqlite")
@@ -137,10 +131,10 @@ portal = Table(
     Column("token_version", Integer, nullable=False, server_default="0"),
     Column("refresh_lease_until", BigInteger),
     Column("egress_group", _exact(64), nullable=False, server_default="default"),
-    Column("rate_x", Float, nullable=False, server_default="50"),
-    Column("rate_y", Float, nullable=False, server_default="2"),
+    Column("rate_x", Double, nullable=False, server_default="50"),
+    Column("rate_y", Double, nullable=False, server_default="2"),
     Column("server_max_s", Integer, nullable=False, server_default="60"),
-    Column("weight", Float, nullable=False, server_default="1"),
+    Column("weight", Double, nullable=False, server_default="1"),
     Column("state", String(16), nullable=False, server_default=PortalState.ACTIVE),
     Column("state_reason", Text),
     Column("state_at", BigInteger, nullable=False, server_default=now_ms()),
@@ -168,8 +162,8 @@ lane = Table(
     Column("next_due_at", BigInteger),
     Column("wake_seq", BigInteger, nullable=False, server_default="0"),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("weight", Float, nullable=False, server_default="1"),
-    Column("vtime", _double(), nullable=False, server_default="0"),
+    Column("weight", Double, nullable=False, server_default="1"),
+    Column("vtime", Double, nullable=False, server_default="0"),
     Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", BigInteger),
     Column("lease_owner", String(255)),
@@ -232,6 +226,12 @@ outbox = Table(
     CheckConstraint(_one_of("operation", Operation), name="operation"),
     CheckConstraint(_one_of("state", RowState), name="state"),
     CheckConstraint("kind <> '' AND entity_key <> '' AND portal <> ''", name="not_empty"),
+    # MariaDB takes "a" and "a " for one key, the others do not.
+    CheckConstraint(
+        "length(entity_key) = length(ltrim(rtrim(entity_key))) AND length(kind) = length(ltrim(rtrim(kind))) "
+        "AND length(portal) = length(ltrim(rtrim(portal)))",
+        name="no_outer_space",
+    ),
     CheckConstraint("operation <> 'call' OR method IS NOT NULL", name="a_call_has_a_method"),
     CheckConstraint(
         "operation IN ('delete', 'call') OR fields IS NOT NULL OR params IS NOT NULL",
@@ -474,7 +474,7 @@ bucket = Table(
     metadata,
     Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
     Column("egress_group", _exact(64), primary_key=True),
-    Column("level", _double(), nullable=False, server_default="0"),
+    Column("level", Double, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("blocked_until", BigInteger),
     CheckConstraint("level >= 0", name="level"),
@@ -489,10 +489,10 @@ method_budget = Table(
     Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
     Column("app_id", _exact(64), primary_key=True, server_default=""),
     Column("method", _exact(128), primary_key=True),
-    Column("operating_s", Float, nullable=False, server_default="0"),
+    Column("operating_s", Double, nullable=False, server_default="0"),
     Column("reset_at", BigInteger),
     Column("blocked_until", BigInteger),
-    Column("cost_s", Float),
+    Column("cost_s", Double),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
     CheckConstraint("operating_s >= 0", name="operating_s"),
     **MYSQL_OPTIONS,
