@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
+from math import isfinite
+from pathlib import Path
 from typing import get_args, get_type_hints
 
+from b24sync.core.declared import declared_kinds
 from b24sync.core.errors import SettingsError
-from b24sync.core.kind_table import declared_kinds
 from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RetryPolicy
 from b24sync.core.refs import is_list, is_mapping
@@ -89,6 +91,8 @@ class Settings:
             value = getattr(self, name)
             if value <= 0:
                 raise SettingsError(name, f"{value}; more than 0 is needed")
+        if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
+            raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
         if not self.queue:
             raise SettingsError("queue", "is empty; name the queue of the tasks")
 
@@ -144,8 +148,17 @@ def from_mapping(values: Mapping[str, object]) -> Settings:
     return Settings(**given)  # type: ignore[arg-type] # each value was read as its field's type
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A credential in a configuration that is read, and not shown."""
+
+    text: str = field(repr=False)
+
+
 def _read(name: str, value: object) -> object:
     """A value as its setting's type."""
+    if isinstance(value, Hidden):
+        value = value.text
     if name == "kinds":
         if not is_mapping(value):
             raise SettingsError("kinds", "a mapping of names to kinds is needed")
@@ -176,9 +189,12 @@ def _number(name: str, value: object, *, whole: bool) -> int | float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise SettingsError(name, f"{sort} is needed, not {type(value).__name__}")
     try:
-        return int(value) if whole else float(value)
-    except ValueError:
+        number = int(value) if whole and isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):
         raise SettingsError(name, f"{sort} is needed, not {value!r}") from None
+    if not isfinite(number) or (whole and number != int(number)):
+        raise SettingsError(name, f"{sort} is needed, not {value!r}")
+    return int(number) if whole else number
 
 
 CONFIG_MODULES = ("b24sync.celeryconfig", "celeryconfig")

@@ -19,27 +19,21 @@ connection notes when it stands open; before that moment nothing of a request ca
 """
 
 import http.client
-import io
 import json
 import logging
 import os
 import re
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
-from requests.adapters import BaseAdapter, HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from requests.adapters import BaseAdapter
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -48,13 +42,10 @@ from urllib3.exceptions import (
     NewConnectionError,
     ProxyError,
 )
-from urllib3.util.connection import allowed_gai_family
 
 from b24sync.core.errors import NeverSent, ReplyLost, SendError
 from b24sync.core.model import Batch, Reply
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from b24sync.edge.wire import EXCHANGE, Exchange, Stage, paced_adapter
 
 _CHUNK_BYTES = 64 * 1024
 _WAYS_LIMIT = 1000
@@ -99,10 +90,6 @@ class Credential:
         return f"{self.base_url.rstrip('/')}/{quote(method, safe='')}"
 
 
-def _paced_adapter() -> BaseAdapter:
-    return _PacedAdapter(pool_connections=32, pool_maxsize=1, max_retries=0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalClient:
     """Calls portals; safe to share between threads and to carry over a fork.
@@ -122,7 +109,7 @@ class PortalClient:
     user_agent: str = "b24sync"
     ca_bundle: str | None = None
     proxies: Mapping[str, str] | None = field(default=None, repr=False)
-    adapter: Callable[[], BaseAdapter] = field(default=_paced_adapter, repr=False)
+    adapter: Callable[[], BaseAdapter] = field(default=paced_adapter, repr=False)
     _local: threading.local = field(default_factory=threading.local, init=False, repr=False)
 
     def send(
@@ -169,7 +156,7 @@ class PortalClient:
     def _post(self, url: str, content_type: str, body: bytes, deadline_s: float | None) -> Reply:
         started_at = monotonic()
         until = started_at + (self.deadline_s if deadline_s is None else deadline_s)
-        exchange = _Exchange(
+        exchange = Exchange(
             connect_until=min(started_at + self.connect_timeout_s, until),
             until=until,
             opened_at=started_at,
@@ -242,73 +229,38 @@ class _Line:
         return _Way(request=request, options=options)
 
 
-class _Stage(Enum):
-    """How far an exchange has come, as its connection tells it."""
-
-    UNTRACKED = auto()
-    UNOPENED = auto()
-    CONNECTING = auto()
-    OPEN = auto()
-
-
-@dataclass(slots=True, kw_only=True)
-class _Exchange:
-    """The clock and the whereabouts of one request; the one thing here that changes."""
-
-    connect_until: float
-    until: float
-    opened_at: float
-    idle_limit_s: float
-    answer_limit_bytes: int
-    stage: _Stage = _Stage.UNOPENED
-
-    def left_s(self) -> float:
-        until = self.connect_until if self.stage is _Stage.CONNECTING else self.until
-        left_s = until - monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        return left_s
-
-    def opened(self) -> None:
-        self.stage = _Stage.OPEN
-        self.opened_at = monotonic()
-
-
-_EXCHANGE: ContextVar[_Exchange] = ContextVar("exchange")
-
-
 def _attempt(
-    line: _Line, exchange: _Exchange, url: str, headers: Mapping[str, str], body: bytes
+    line: _Line, exchange: Exchange, url: str, headers: Mapping[str, str], body: bytes
 ) -> Reply | SendError:
     # The error is a value until no other exception is being handled: what requests and urllib3
     # raise prints the URL, and would hang on ours as its context.
-    token = _EXCHANGE.set(exchange)
+    token = EXCHANGE.set(exchange)
     try:
         way = line.way(url)
         request = way.request.copy()
         request.headers.update(headers)
         request.body = body
         left_s = exchange.left_s()
-        exchange.stage = _Stage.UNTRACKED
+        exchange.stage = Stage.UNTRACKED
         response = line.adapter.send(request, stream=True, timeout=left_s, **way.options)
         with closing(response):
             return _reply(response, exchange, url)
     except _TROUBLE as trouble:
         return _judged(trouble, exchange)
     finally:
-        _EXCHANGE.reset(token)
+        EXCHANGE.reset(token)
 
 
-def _judged(trouble: Exception, exchange: _Exchange) -> SendError:
+def _judged(trouble: Exception, exchange: Exchange) -> SendError:
     causes = tuple(_causes(trouble))
     names = " > ".join(type(cause).__name__ for cause in causes[-2:])
     took_s = monotonic() - exchange.opened_at
     match exchange.stage:
-        case _Stage.UNOPENED | _Stage.CONNECTING:
+        case Stage.UNOPENED | Stage.CONNECTING:
             return NeverSent(names, took_s)
-        case _Stage.UNTRACKED if any(isinstance(cause, _CERTAINTIES) for cause in causes):
+        case Stage.UNTRACKED if any(isinstance(cause, _CERTAINTIES) for cause in causes):
             return NeverSent(names, took_s)
-        case _Stage.UNTRACKED | _Stage.OPEN:
+        case Stage.UNTRACKED | Stage.OPEN:
             return ReplyLost(names, took_s)
 
 
@@ -320,7 +272,7 @@ def _causes(trouble: BaseException) -> Iterator[BaseException]:
         inner = next((part for part in wrapped if isinstance(part, BaseException)), inner.__cause__)
 
 
-def _reply(response: requests.Response, exchange: _Exchange, url: str) -> Reply | SendError:
+def _reply(response: requests.Response, exchange: Exchange, url: str) -> Reply | SendError:
     content = bytearray()
     for chunk in response.iter_content(_CHUNK_BYTES):
         content += chunk
@@ -387,139 +339,3 @@ def _mask_secrets(record: logging.LogRecord) -> bool:
 
 def _masked(value: object) -> object:
     return _SECRET_PATH.sub(r"\1…", str(value)) if isinstance(value, str | Exception) else value
-
-
-class _PacedReader(io.RawIOBase):
-    """Bytes from a socket, each ``recv`` bounded by what is left of the exchange."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._exchange = _EXCHANGE.get()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        self._sock.settimeout(self._exchange.left_s())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _PacedResponse(http.client.HTTPResponse):
-    """A response, from its status line on, read at the pace of the exchange."""
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        debuglevel: int = 0,
-        method: str | None = None,
-        url: str | None = None,
-    ) -> None:
-        super().__init__(sock, debuglevel, method, url)
-        self.fp = io.BufferedReader(_PacedReader(self.fp.detach(), sock))
-
-
-class _PacedConnection(HTTPConnection):
-    """A connection that keeps the exchange's clock and says when it stands open."""
-
-    response_class = _PacedResponse
-    _used_at = 0.0
-
-    @property
-    def is_connected(self) -> bool:
-        idle_s = monotonic() - self._used_at
-        return super().is_connected and idle_s < _EXCHANGE.get().idle_limit_s
-
-    def connect(self) -> None:
-        exchange = _EXCHANGE.get()
-        exchange.stage = _Stage.CONNECTING
-        super().connect()
-        exchange.left_s()
-        exchange.opened()
-
-    def send(self, data: Any) -> None:  # noqa: ANN401 - the signature is http.client's own
-        if self.sock is None:
-            self.connect()
-        exchange = _EXCHANGE.get()
-        if exchange.stage is _Stage.UNOPENED:
-            exchange.opened()
-        if self.sock is not None:
-            self.sock.settimeout(exchange.left_s())
-        self._used_at = monotonic()
-        super().send(data)
-
-    def _new_conn(self) -> socket.socket:
-        try:
-            return self._first_that_answers()
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, "no address answered in time") from error
-        except (OSError, UnicodeError) as error:
-            raise NewConnectionError(self, "no connection") from error
-
-    def _first_that_answers(self) -> socket.socket:
-        exchange = _EXCHANGE.get()
-        found = socket.getaddrinfo(
-            self._dns_host.strip("[]"),
-            self.port,
-            family=allowed_gai_family(),
-            type=socket.SOCK_STREAM,
-        )
-        failure: OSError = OSError("no address")
-        for tried, (family, kind, protocol, _, address) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                for option in self.socket_options or ():
-                    sock.setsockopt(*option)
-                sock.settimeout(exchange.left_s() / (len(found) - tried))
-                sock.connect(address)
-                sock.settimeout(exchange.left_s())
-            except OSError as error:
-                sock.close()
-                failure = error
-            else:
-                return sock
-        raise failure
-
-
-class _PacedTLSConnection(_PacedConnection, HTTPSConnection):
-    """The same over TLS; it stands open once the handshake is done."""
-
-
-class _PacedPool(HTTPConnectionPool):
-    ConnectionCls = _PacedConnection  # pyright: ignore[reportAssignmentType] - as urllib3's own
-
-
-class _PacedTLSPool(HTTPSConnectionPool):
-    ConnectionCls = _PacedTLSConnection  # pyright: ignore[reportAssignmentType] - as urllib3's own
-
-
-class _PacedAdapter(HTTPAdapter):
-    """The transport; a SOCKS proxy brings connections of its own, which stay untracked."""
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' own
-        super().init_poolmanager(*args, **kwargs)
-        _pace(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> ProxyManager:  # noqa: ANN401 - same
-        manager: ProxyManager = super().proxy_manager_for(proxy, **kwargs)
-        if not proxy.lower().startswith("socks"):
-            _pace(manager)
-        return manager
-
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - same
-        pool = super().get_connection_with_tls_context(*args, **kwargs)
-        if isinstance(pool, _PacedPool | _PacedTLSPool):
-            _EXCHANGE.get().stage = _Stage.UNOPENED
-        return pool
-
-
-def _pace(manager: PoolManager) -> None:
-    classes: dict[str, type[HTTPConnectionPool | HTTPSConnectionPool]] = {
-        "http": _PacedPool,
-        "https": _PacedTLSPool,
-    }
-    manager.pool_classes_by_scheme = classes

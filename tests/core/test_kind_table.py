@@ -5,9 +5,10 @@ import re
 import pytest
 
 from b24sync.core import kind_table
+from b24sync.core.declared import declared_kinds
 from b24sync.core.errors import SettingsError
 from b24sync.core.faults import is_gone
-from b24sync.core.kind_table import KINDS, declared_kinds, find_kind
+from b24sync.core.kind_table import KINDS, find_kind
 from b24sync.core.kinds import Kind, Marker, Method
 
 ORIGIN = Marker(key_field="originId", origin_field="originatorId")
