@@ -425,7 +425,7 @@ def _catalogue() -> tuple[Kind, ...]:
             "section",
             record="section",
             rows="sections",
-            gone=(("200700300030", ""),),
+            gone=(("200700300030", ""), ("0", r"does not exist")),
         ),
         _replacing(
             "product.prices", Method(name="catalog.price.modify", required_fields=("product",))

@@ -445,6 +445,7 @@ def test_an_add_carries_its_external_key_where_the_portal_keeps_one(
         ("price", "0", "Price does not exist", True),
         ("price", "", "Price does not exist", True),
         ("section", "200700300030", "", True),
+        ("section", "0", "Section does not exist", True),
         ("task", "1048582", "No access", False),
         ("user", "ERROR_CORE", "access_denied", False),
         ("department", "ERROR_CORE", "Department not found", True),
