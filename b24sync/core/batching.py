@@ -24,7 +24,7 @@ def compose(
     """The next batch of these commands, and those that did not fit.
 
     Shape: both keep the order given; together they hold every command once. The first command is
-    always in the batch, however large it is.
+    always in the batch, however large it is; never are there more than ``MAX_COMMANDS``.
     Units: ``max_bytes`` bounds the commands as text.
     Raises: ValueError for no commands at all.
     """
@@ -33,6 +33,7 @@ def compose(
     first = commands[0]
     if first.alone:
         return Batch(labels=(label(0),), commands=(first,), single=True), tuple(commands[1:])
+    room = max(1, min(max_commands, MAX_COMMANDS))
     taken: list[Command] = []
     rest: list[Command] = []
     size = 0
@@ -40,7 +41,7 @@ def compose(
     for command in commands:
         grown = size + len(command.method) + len(command.query) + ENTRY_OVERHEAD_BYTES
         # Once one stayed behind for want of room none overtakes it, so that order is kept.
-        full = full or len(taken) == max_commands or (grown > max_bytes and bool(taken))
+        full = full or len(taken) == room or (grown > max_bytes and bool(taken))
         if command.alone or full:
             rest.append(command)
         else:

@@ -2,12 +2,13 @@
 
 Whatever can be known without asking anybody is refused here, with the field and what to do, so
 that the application's own transaction fails where the mistake was made and not hours later in a
-dead letter. Values that JSON lacks but portals understand (dates with a zone, decimals) become
-the text that the portal reads.
+dead letter. So that the two cannot differ, a change is also said as planning will say its row.
+Values that JSON lacks but portals understand (dates with a zone, decimals) become the text that
+the portal reads.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -15,21 +16,27 @@ from typing import TypeAlias
 from uuid import UUID
 
 from b24sync.core import refs
-from b24sync.core.encoding import MAX_VARIABLES, encode, variables
 from b24sync.core.errors import ChangeError, PlanError
 from b24sync.core.kind_table import KINDS, find_kind
-from b24sync.core.kinds import Kind, Method
-from b24sync.core.model import Change, Operation, Ref
+from b24sync.core.kinds import Kind
+from b24sync.core.model import Change, Link, Operation, Ref, Row
+from b24sync.core.planning import Surroundings, is_method_name, say
 
-KEY_LENGTH = 190
-KIND_LENGTH = 64
+KEY_LENGTH = refs.KEY_LENGTH
+KIND_LENGTH = refs.KIND_LENGTH
 PORTAL_LENGTH = 64
 METHOD_LENGTH = 128
 MAX_DEPTH = 32
-MAX_CHANGE_BYTES = 7 * 1024 * 1024
-"""Leaves room in the largest command for what the kind adds."""
+MAX_DIGITS = 1000
+JSON_BITS = 63
+"""A longer whole number is rounded by databases that keep the numbers of JSON as floats."""
 
-SMALLEST_PRIORITY, LARGEST_PRIORITY = -32768, 32767
+MAX_CHANGE_BYTES = 7 * 1024 * 1024
+"""Leaves room in the largest command for the ids that references become."""
+
+SMALLEST, LARGEST = -32768, 32767
+"""Priorities; databases keep them in two bytes."""
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CALL_KIND = "call"
 
@@ -60,35 +67,38 @@ class _Refused(Exception):  # noqa: N818 - a signal inside this module, not an e
 
 
 def _values(change: Change, kinds: Mapping[str, Kind]) -> RowValues:
-    _identifier("portal", change.portal, PORTAL_LENGTH)
-    _identifier("kind", change.kind, KIND_LENGTH)
-    _identifier("key", change.key, KEY_LENGTH)
     operation = _operation(change.operation)
-    kind = _kind(change.kind, operation, kinds)
-    _method(change.method, operation)
-    fields = _tree(change.fields, "fields", kinds)
-    params = _tree(change.params, "params", kinds)
-    _content(operation, kind, fields, params)
-    _size(fields, params)
+    row = Row(
+        id=0,
+        portal=_identifier("portal", change.portal, PORTAL_LENGTH),
+        lane=0,
+        kind=_identifier("kind", change.kind, KIND_LENGTH),
+        key=_identifier("key", change.key, KEY_LENGTH),
+        operation=operation,
+        fields=_tree(change.fields, "fields", kinds),
+        params=_tree(change.params, "params", kinds),
+        method=_method(change.method, operation),
+    )
+    _content(row, _kind(row.kind, operation, kinds))
+    _sayable(row, kinds)
+    is_bare = operation in (Operation.DELETE, Operation.CALL)
     return {
-        "portal": change.portal,
-        "kind": change.kind,
-        "entity_key": change.key,
+        "portal": row.portal,
+        "kind": row.kind,
+        "entity_key": row.key,
         "operation": str(operation),
-        "method": change.method,
-        "fields": None
-        if not fields and operation in (Operation.DELETE, Operation.CALL)
-        else fields,
-        "params": params or None,
+        "method": row.method,
+        "fields": None if is_bare and not row.fields else row.fields,
+        "params": row.params or None,
         "priority": _priority(change.priority),
         "due_at": _instant("due_at", change.due_at) or 0,
         "expires_at": _instant("expires_at", change.expires_at),
-        "mergeable": change.mergeable,
+        "mergeable": _flag("mergeable", change.mergeable),
         "headers": _headers(change.headers),
     }
 
 
-def _identifier(name: str, value: object, length: int) -> None:
+def _identifier(name: str, value: object, length: int) -> str:
     """Text that every database compares alike: MariaDB takes a trailing space for none."""
     if not isinstance(value, str):
         raise _Refused(name, f"text is needed, not {type(value).__name__}; write str(…) around it")
@@ -98,7 +108,7 @@ def _identifier(name: str, value: object, length: int) -> None:
         raise _Refused(name, "begins or ends with white space, which databases compare differently")
     if len(value) > length:
         raise _Refused(name, f"{len(value)} characters; {length} may be")
-    _text(name, value)
+    return _text(name, value)
 
 
 def _text(path: str, value: str) -> str:
@@ -108,7 +118,8 @@ def _text(path: str, value: str) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise _Refused(path, "holds half of a surrogate pair; decode the text anew") from None
-    return value
+    # A member of an enumeration is a text too, and formats itself as it likes.
+    return str.__str__(value)
 
 
 def _operation(name: str) -> Operation:
@@ -121,29 +132,9 @@ def _operation(name: str) -> Operation:
 
 def _kind(name: str, operation: Operation, kinds: Mapping[str, Kind]) -> Kind | None:
     kind = find_kind(name, kinds)
-    if operation is Operation.CALL and (kind is not None or name == CALL_KIND):
-        return kind
-    if kind is None:
+    if kind is None and not (operation is Operation.CALL and name == CALL_KIND):
         raise _Refused("kind", f"{name!r} is unknown; {_suggestion(name, kinds)}")
-    for needed, method in _needed_methods(kind, operation):
-        if method is None:
-            raise _Refused("operation", f"{name} has no method to {needed} one")
     return kind
-
-
-def _needed_methods(
-    kind: Kind, operation: Operation
-) -> tuple[tuple[Operation, Method | None], ...]:
-    methods = {
-        Operation.ADD: kind.add,
-        Operation.UPDATE: kind.update,
-        Operation.DELETE: kind.delete,
-    }
-    if operation is Operation.UPSERT:
-        return (Operation.ADD, kind.add), (Operation.UPDATE, kind.update)
-    if operation is Operation.CALL:
-        return ()
-    return ((operation, methods[operation]),)
 
 
 def _suggestion(name: str, kinds: Mapping[str, Kind]) -> str:
@@ -155,25 +146,26 @@ def _suggestion(name: str, kinds: Mapping[str, Kind]) -> str:
     )
 
 
-def _method(method: str | None, operation: Operation) -> None:
+def _method(method: object, operation: Operation) -> str | None:
     if operation is not Operation.CALL:
         if method is not None:
             raise _Refused("method", "goes with the operation call only")
-        return
+        return None
     if not method:
         raise _Refused("method", "is missing; a call says which method")
-    words = method.split(".")
-    if not all(word.isascii() and word.replace("_", "").isalnum() for word in words):
-        raise _Refused("method", f"{method!r} is not the name of a method")
-    if method.casefold() == "batch":
+    name = _identifier("method", method, METHOD_LENGTH)
+    if name.casefold() == "batch":
         raise _Refused("method", "a batch cannot travel in a batch; write its calls one by one")
-    if len(method) > METHOD_LENGTH:
-        raise _Refused("method", f"{len(method)} characters; {METHOD_LENGTH} may be")
+    if not is_method_name(name):
+        raise _Refused("method", f"{name!r} is not the name of a method")
+    return name
 
 
 def _tree(value: object, name: str, kinds: Mapping[str, Kind]) -> dict[str, object]:
     if not refs.is_mapping(value):
         raise _Refused(name, f"a mapping is needed, not {type(value).__name__}")
+    if refs.MARK in value:
+        raise _Refused(name, "a reference stands for the value of one field, not for all of them")
     return {
         _name(key, name): _json(nested, f"{name}.{key}", kinds, MAX_DEPTH)
         for key, nested in value.items()
@@ -202,7 +194,7 @@ def _leaf(value: object, path: str) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _text(path, str(value))
+        return _text(path, value)
     if isinstance(value, int | float | Decimal):
         return _number(value, path)
     if isinstance(value, date | UUID):
@@ -213,20 +205,28 @@ def _leaf(value: object, path: str) -> object:
 
 
 def _number(value: float | Decimal, path: str) -> object:
-    """A decimal becomes text, so that no digit is lost on the way."""
-    if not math.isfinite(value):
+    """What JSON could round becomes text, so that no digit is lost on the way."""
+    if isinstance(value, int):
+        if abs(value) >= 10**MAX_DIGITS:
+            raise _Refused(path, f"has more than {MAX_DIGITS} digits")
+        return int(value) if value.bit_length() <= JSON_BITS else format(int(value), "d")
+    is_finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
+    if not is_finite:
         raise _Refused(path, f"{value} is not a number that JSON can carry")
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return int(value) if isinstance(value, int) else value
+    return _decimal(value, path) if isinstance(value, Decimal) else float(value)
+
+
+def _decimal(value: Decimal, path: str) -> str:
+    # The exponent is unbounded: twelve characters could become a gigabyte of zeros.
+    if len(value.as_tuple().digits) > MAX_DIGITS or abs(value.adjusted()) > MAX_DIGITS:
+        raise _Refused(path, f"has more than {MAX_DIGITS} digits")
+    return format(value, "f")
 
 
 def _spelled(value: date | UUID, path: str) -> str:
     """Dates as the portal reads them (Bitrix24 REST manual, "Data Types")."""
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise _Refused(path, "a date and time without a zone; say which, e.g. tzinfo=UTC")
-        return value.isoformat(timespec="seconds")
+        return _zoned(path, value).isoformat(timespec="seconds")
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
@@ -237,72 +237,77 @@ def _name(key: object, path: str) -> str:
 
 
 def _reference(ref: Ref, path: str, kinds: Mapping[str, Kind]) -> dict[str, object]:
-    if find_kind(ref.kind, kinds) is None:
-        raise _Refused(path, f"refers to the kind {ref.kind!r}; {_suggestion(ref.kind, kinds)}")
-    _identifier(f"{path} (the reference's key)", ref.key, KEY_LENGTH)
-    return refs.stored(ref)
+    kind = _identifier(f"{path} (the reference's kind)", ref.kind, KIND_LENGTH)
+    if find_kind(kind, kinds) is None:
+        raise _Refused(path, f"refers to the kind {kind!r}; {_suggestion(kind, kinds)}")
+    key = _identifier(f"{path} (the reference's key)", ref.key, KEY_LENGTH)
+    return refs.stored(Ref(kind, key))
 
 
-def _content(
-    operation: Operation,
-    kind: Kind | None,
-    fields: Mapping[str, object],
-    params: Mapping[str, object],
-) -> None:
+def _content(row: Row, kind: Kind | None) -> None:
     """What an operation must carry, and what it must not."""
-    if operation is Operation.CALL:
-        if fields:
-            raise _Refused("fields", "a call carries params, not fields")
-        return
-    if kind is None:  # pragma: no cover - an unknown kind was refused before
-        return
-    if operation is Operation.DELETE:
-        if fields and kind.linked:
-            raise _Refused("fields", "a delete carries none; the key says what is deleted")
-    elif not fields and not params:
-        raise _Refused("fields", f"are missing; say what to {operation}")
-    for _, method in _needed_methods(kind, operation):
-        if method is not None:
-            _required(method, fields, params)
+    match row.operation:
+        case Operation.CALL:
+            return
+        case Operation.DELETE:
+            if row.fields and kind is not None and kind.linked:
+                raise _Refused("fields", "a delete carries none; the key says what is deleted")
+        case _:
+            if not row.fields and not row.params:
+                raise _Refused("fields", f"are missing; say what to {row.operation}")
 
 
-def _required(method: Method, fields: Mapping[str, object], params: Mapping[str, object]) -> None:
-    for name in method.required:
-        if name not in params:
-            raise _Refused(f"params.{name}", f"is missing; {method.name} needs it")
-    for name in method.required_fields:
-        if name not in fields:
-            raise _Refused(f"fields.{name}", f"is missing; {method.name} needs it")
+def _sayable(row: Row, kinds: Mapping[str, Kind]) -> None:
+    """Say the row once for each thing that may be known of its entity when its turn comes."""
+    own = (row.kind, row.key)
+    others = {
+        (ref.kind, ref.key) for part in (row.fields, row.params) for ref in refs.find(part)
+    } - {own}
+    if row.operation is not Operation.ADD:
+        _said(row, others | {own}, kinds)
+    if row.operation in (Operation.ADD, Operation.UPSERT):
+        _said(row, others, kinds)
 
 
-def _size(fields: Mapping[str, object], params: Mapping[str, object]) -> None:
+def _said(row: Row, known: Iterable[tuple[str, str]], kinds: Mapping[str, Kind]) -> None:
     """A change that fits no request would fail for ever; better now."""
-    both = {"fields": fields, "params": params}
-    count = variables(both)
-    if count > MAX_VARIABLES:
-        raise _Refused(
-            "fields", f"{count} values; a portal reads {MAX_VARIABLES} of one command, split it"
-        )
-    size = len(encode(both))
+    links = {(kind, key): Link(kind=kind, key=key, remote_id="0") for kind, key in known}
+    size = len(say(row, Surroundings(links=links, kinds=kinds)).query)
     if size > MAX_CHANGE_BYTES:
         raise _Refused("fields", f"{size} bytes as a command; {MAX_CHANGE_BYTES} may be")
 
 
-def _priority(value: int) -> int:
-    if isinstance(value, bool) or not SMALLEST_PRIORITY <= value <= LARGEST_PRIORITY:
-        raise _Refused("priority", f"a whole number from {SMALLEST_PRIORITY} to {LARGEST_PRIORITY}")
+def _priority(value: object) -> int:
+    match value:
+        case int() if not isinstance(value, bool) and SMALLEST <= value <= LARGEST:
+            return int(value)
+        case _:
+            raise _Refused("priority", f"a whole number from {SMALLEST} to {LARGEST} is needed")
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _Refused(name, f"True or False is needed, not {type(value).__name__}")
     return value
 
 
-def _instant(name: str, value: datetime | None) -> int | None:
+def _instant(name: str, value: object) -> int | None:
     if value is None:
         return None
-    if value.tzinfo is None:
-        raise _Refused(name, "a date and time without a zone; say which, e.g. tzinfo=UTC")
-    return (value - EPOCH) // timedelta(milliseconds=1)
+    if not isinstance(value, datetime):
+        raise _Refused(name, f"a date and time is needed, not {type(value).__name__}")
+    return (_zoned(name, value) - EPOCH) // timedelta(milliseconds=1)
 
 
-def _headers(headers: Mapping[str, object]) -> dict[str, str] | None:
+def _zoned(path: str, value: datetime) -> datetime:
+    if value.utcoffset() is None:
+        raise _Refused(path, "a date and time without a zone; say which, e.g. tzinfo=UTC")
+    return value
+
+
+def _headers(headers: object) -> dict[str, str] | None:
+    if not refs.is_mapping(headers):
+        raise _Refused("headers", f"a mapping is needed, not {type(headers).__name__}")
     written: dict[str, str] = {}
     for name, value in headers.items():
         if not isinstance(value, str):

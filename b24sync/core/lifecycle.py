@@ -199,7 +199,7 @@ def backoff_ms(attempts: int, *, policy: RetryPolicy, jitter: float) -> int:
     Raises: nothing.
     """
     # Clamped before the shift: nobody waits for a number of a thousand digits.
-    doublings = min(attempts, 32)
+    doublings = min(max(attempts, 0), 32)
     ceiling: int = min(policy.cap_ms, policy.base_ms << doublings)
     return int(jitter * ceiling)
 

@@ -9,7 +9,7 @@ Words of one method (``fields``, ``id``, ``entityTypeId``) come from the table o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from b24sync.core import refs
 from b24sync.core.encoding import (
@@ -38,6 +38,11 @@ from b24sync.core.model import (
 
 MAX_COMMAND_BYTES = 8 * 1024 * 1024
 """The longest command that is sent; half of what a whole batch may hold."""
+
+MARKER_LENGTH = 255
+"""The longest external key that the portal keeps whole."""
+
+MARKER_BITS = 63
 
 ORIGINATOR = "b24sync"
 """What an add says of where it comes from, in kinds that ask."""
@@ -137,8 +142,8 @@ def say(row: Row, around: Surroundings) -> Command:
 
     Raises: PlanError, and this module's own signal for a reference that has no remote id yet.
     """
-    fields = _resolved(row.fields, "fields", around)
-    params = _resolved(row.params, "params", around)
+    fields = _resolved(row, "fields", row.fields, around)
+    params = _resolved(row, "params", row.params, around)
     kind = find_kind(row.kind, around.kinds)
     if row.operation is Operation.CALL:
         return _call(row, fields, params)
@@ -150,6 +155,7 @@ def say(row: Row, around: Surroundings) -> Command:
     if method is None:
         raise PlanError("no_method", "operation", f"{row.kind} has no method to {operation} one")
     remote_id = _remote_id(row, kind, operation, link)
+    _require(method, fields, params)
     generation = link.generation if link is not None else row.generation
     fields, params, marker = _marked(kind, operation, (fields, params), _name_of(row, generation))
     body = _parameters(method, kind, fields, params, remote_id)
@@ -170,27 +176,54 @@ def say(row: Row, around: Surroundings) -> Command:
     )
 
 
-def _resolved(part: object, name: str, around: Surroundings) -> Mapping[str, object]:
+def _resolved(row: Row, name: str, part: object, around: Surroundings) -> Mapping[str, object]:
     """A row's fields or params with remote ids in the place of references."""
     if part is None:
         return {}
-    if not refs.is_mapping(part):
-        raise PlanError("not_an_object", name, f"a JSON object is needed, not {_sort(part)}")
+    if not refs.is_mapping(part) or refs.MARK in part:
+        raise PlanError("not_an_object", name, f"an object of names is needed, not {_sort(part)}")
 
     def remote_id(ref: Ref) -> str:
-        if find_kind(ref.kind, around.kinds) is None:
+        kind = find_kind(ref.kind, around.kinds)
+        if kind is None:
             raise PlanError("unknown_kind", name, f"refers to {ref.kind!r}, in no table of kinds")
+        if not kind.linked:
+            raise PlanError("no_id", name, f"refers to {ref.kind!r}, of which none has an id")
         link = around.links.get((ref.kind, ref.key))
-        if link is None or link.remote_id is None:
-            raise _Unlinked(ref)
-        return link.remote_id
+        if link is not None and link.remote_id is not None:
+            return link.remote_id
+        # Later changes of an entity stand behind this one: nobody would ever give it its id.
+        if (ref.kind, ref.key) == (row.kind, row.key):
+            raise PlanError("no_link", name, "refer to the entity itself, which has no id yet")
+        raise _Unlinked(ref)
 
-    resolved = refs.resolve(part, remote_id)
-    return resolved if refs.is_mapping(resolved) else {}
+    # An object that is no reference itself comes back as an object.
+    return cast("dict[str, object]", refs.resolve(part, remote_id, name))
 
 
 def _sort(value: object) -> str:
-    return "a list" if refs.is_list(value) else f"a {type(value).__name__}"
+    """What people call a JSON value."""
+    match value:
+        case list():
+            return "a list"
+        case dict():
+            return "a reference"
+        case str():
+            return "a text"
+        case bool():
+            return "true or false"
+        case _:
+            return "a number"
+
+
+def _require(method: Method, fields: _Part, params: _Part) -> None:
+    """Refuse what the method would do to another record than the one that is meant."""
+    for name in method.required:
+        if name not in params:
+            raise PlanError("missing", f"params.{name}", f"is missing; {method.name} needs it")
+    for name in method.required_fields:
+        if name not in fields:
+            raise PlanError("missing", f"fields.{name}", f"is missing; {method.name} needs it")
 
 
 def _call(row: Row, fields: Mapping[str, object], params: Mapping[str, object]) -> Command:
@@ -282,11 +315,32 @@ def _marked(
     place = params if marker.in_params else fields
     own = place.get(marker.key_field)
     if own not in (None, ""):
-        return fields, params, str(own)
+        return fields, params, _own_marker(marker.key_field, own)
+    if len(name) > MARKER_LENGTH:
+        raise PlanError(
+            "bad_marker",
+            marker.key_field,
+            f"{name!r} is longer than the {MARKER_LENGTH} characters of an external key; give one",
+        )
     marked = {**place, marker.key_field: name}
     if marker.origin_field is not None:
         marked.setdefault(marker.origin_field, ORIGINATOR)
     return (fields, marked, name) if marker.in_params else (marked, params, name)
+
+
+def _own_marker(name: str, value: object) -> str:
+    """The application's own external key, if the portal will read the same text as is kept here."""
+    match value:
+        case str() if len(value) <= MARKER_LENGTH:
+            return value
+        case int() if not isinstance(value, bool) and value.bit_length() <= MARKER_BITS:
+            return str(value)
+        case _:
+            raise PlanError(
+                "bad_marker",
+                name,
+                f"an external key is a text of at most {MARKER_LENGTH} characters or a whole number",
+            )
 
 
 def _parameters(
@@ -296,21 +350,25 @@ def _parameters(
     params: Mapping[str, object],
     remote_id: str | None,
 ) -> dict[str, object]:
-    """Everything one method is called with, under the portal's names."""
-    written = with_booleans(fields, kind.yes_no)
-    body: dict[str, object] = dict(method.fixed)
-    body.update({method.param_names.get(name, name): value for name, value in params.items()})
+    """Everything one method is called with, under the portal's names.
+
+    Shape: in the order of fixed parameters, params, id and fields, which some methods read by
+    position. What says which record is meant wins over a param or a field of the same name.
+    """
+    written = cast("dict[str, object]", with_booleans(fields, kind.yes_no))
+    named = {method.param_names.get(name, name): value for name, value in params.items()}
+    own: dict[str, object] = dict(method.fixed)
     outer, _, inner = (method.id_param or "").partition(".")
-    if inner and refs.is_mapping(written):
-        written = {**written, inner: remote_id}
+    if inner and remote_id is not None:
+        written[inner] = remote_id
     elif outer and remote_id is not None:
-        body[outer] = remote_id
-    if method.fields_param is not None:
-        if written or method.id_param is None:
-            body[method.fields_param] = written
-    elif refs.is_mapping(written):
+        own[outer] = remote_id
+    body: dict[str, object] = {**method.fixed, **named, **own}
+    if method.fields_param is None:
         body.update(written)
-    return body
+    elif written or method.id_param is None:
+        body[method.fields_param] = written
+    return body | own
 
 
 def _query(body: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ that plain SQL can write one too. This module finds references in a tree and put
 their place.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeGuard
 
@@ -12,6 +13,14 @@ from b24sync.core.errors import PlanError
 from b24sync.core.model import Ref
 
 MARK = "$ref"
+
+KIND_LENGTH = 64
+KEY_LENGTH = 190
+
+_DEEPEST = 128
+"""Deeper than any portal reads. What lies below is left as it is, and refused when encoded."""
+
+_is_storable = re.compile(r"[^\0\ud800-\udfff]+").fullmatch
 
 
 def stored(ref: Ref) -> dict[str, object]:
@@ -32,16 +41,21 @@ def is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
 def read(value: Mapping[str, object], path: str) -> Ref:
     """The reference that an object with the mark spells.
 
-    Raises: PlanError if it is not exactly a kind and a key.
+    Raises: PlanError if it is not exactly a kind and a key, or one that no entity can have.
     """
     inner = value[MARK]
     if len(value) == 1 and is_mapping(inner) and set(inner) == {"kind", "key"}:
         kind, key = inner["kind"], inner["key"]
-        if isinstance(kind, str) and isinstance(key, str) and kind and key:
+        if _is_name(kind, KIND_LENGTH) and _is_name(key, KEY_LENGTH):
             return Ref(kind, key)
     raise PlanError(
         "bad_reference", path, 'a reference is {"$ref": {"kind": "…", "key": "…"}} and nothing else'
     )
+
+
+def _is_name(value: object, length: int) -> TypeGuard[str]:
+    """Whether databases can be asked for it: they refuse NUL and half characters."""
+    return isinstance(value, str) and len(value) <= length and _is_storable(value) is not None
 
 
 def find(value: object, path: str = "") -> Iterator[Ref]:
@@ -49,26 +63,49 @@ def find(value: object, path: str = "") -> Iterator[Ref]:
 
     Raises: PlanError for a malformed one.
     """
+    return _find(value, path, _DEEPEST)
+
+
+def _find(value: object, path: str, depth: int) -> Iterator[Ref]:
+    if depth == 0:
+        return
     if is_mapping(value):
         if MARK in value:
             yield read(value, path)
             return
         for key, nested in value.items():
-            yield from find(nested, f"{path}.{key}" if path else str(key))
+            yield from _find(nested, _inside(path, key), depth - 1)
     elif is_list(value):
         for index, nested in enumerate(value):
-            yield from find(nested, f"{path}[{index}]")
+            yield from _find(nested, f"{path}[{index}]", depth - 1)
 
 
-def resolve(value: object, remote_id: Callable[[Ref], str]) -> object:
+def resolve(value: object, remote_id: Callable[[Ref], str], path: str = "") -> object:
     """The same value with every reference replaced by what ``remote_id`` says.
 
     Raises: whatever ``remote_id`` raises, and PlanError for a malformed reference.
     """
+    return _resolve(value, remote_id, path, _DEEPEST)
+
+
+def _resolve(value: object, remote_id: Callable[[Ref], str], path: str, depth: int) -> object:
+    if depth == 0:
+        return value
     if is_mapping(value):
         if MARK in value:
-            return remote_id(read(value, MARK))
-        return {key: resolve(nested, remote_id) for key, nested in value.items()}
+            return remote_id(read(value, path))
+        return {
+            key: _resolve(nested, remote_id, _inside(path, key), depth - 1)
+            for key, nested in value.items()
+        }
     if is_list(value):
-        return [resolve(nested, remote_id) for nested in value]
+        return [
+            _resolve(nested, remote_id, f"{path}[{index}]", depth - 1)
+            for index, nested in enumerate(value)
+        ]
     return value
+
+
+def _inside(path: str, key: str) -> str:
+    shown = key if key.isprintable() else ascii(key)
+    return f"{path}.{shown}" if path else shown

@@ -18,6 +18,7 @@ from b24sync.core.model import (
     Deferred,
     Doubt,
     Fault,
+    FaultKind,
     Finish,
     Operation,
     Outcome,
@@ -86,7 +87,7 @@ def _each(
     # One throw for rows that go back together, so that they are written together.
     together = judging.chance()
     for place, (command, outcome) in enumerate(zip(batch.commands, outcomes, strict=True)):
-        jitter = together if isinstance(outcome, Deferred) else judging.chance()
+        jitter = together if _goes_together(outcome) else judging.chance()
         for row_id in command.row_ids:
             verdict = judge(
                 outcome,
@@ -96,6 +97,11 @@ def _each(
                 jitter=jitter,
             )
             yield settlement(rows[row_id], command, place, outcome, verdict)
+
+
+def _goes_together(outcome: Outcome) -> bool:
+    """What was too large with its companions would, with the same throw, meet them all again."""
+    return isinstance(outcome, Deferred) and outcome.fault.kind is not FaultKind.TOO_LARGE
 
 
 def settlement(
