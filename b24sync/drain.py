@@ -9,7 +9,7 @@ the worker moves on to another lane or ends.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -45,6 +45,9 @@ from b24sync.edge.portal import Credential
 from b24sync.world import World, credential_of
 
 log = logging.getLogger("b24sync")
+
+READS = 20
+"""How often one claim reads rows to fill a batch; bounds what one transaction sets aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +100,13 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rest:
-    """Nothing to send now; the lane is due again in ``rest_ms``, or when its rows are."""
+    """Nothing to send now; the lane is due again in ``rest_ms``, or when its rows are.
+
+    ``more``: not every row was looked at.
+    """
 
     rest_ms: int | None = None
+    more: bool = False
     tally: Tally = field(default_factory=Tally)
 
 
@@ -119,11 +126,16 @@ _Claim: TypeAlias = _Ready | _Rest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """What is known after a request: of every row, and of the portal as a whole."""
+    """What is known after a request: of every row, and of the portal as a whole.
+
+    ``silent``: nothing is known of any row. ``rest_ms``: for how long to leave the portal alone.
+    """
 
     rows: tuple[Settlement, ...]
     reply: Reply | None
     whole: Fault | None
+    silent: bool
+    rest_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,19 +193,24 @@ def drain(
     )
     transact(world.engine, partial(lanes.wake, code=order.portal))
     total = Tally()
+    # Lanes with nothing for this run: of other kinds they may be due for ever.
+    idle: set[tuple[str, int]] = set()
     while run.lasts(total):
-        mine = _taken(world, order)
+        mine = _taken(world, order, idle)
         if mine is None:
             return total
-        total += _serve(run, mine, total)
+        served = _serve(run, mine, total)
+        if served.batches == 0:
+            idle.add((mine.tenant.code, mine.lane))
+        total += served
     return replace(total, more=_is_due(world, order))
 
 
-def _taken(world: World, order: Order) -> Lane | None:
+def _taken(world: World, order: Order, idle: Collection[tuple[str, int]]) -> Lane | None:
     lease_ms = _ms(world.settings.lease_s)
     return transact(
         world.engine,
-        partial(lanes.take, owner=world.owner, lease_ms=lease_ms, code=order.portal),
+        partial(lanes.take, owner=world.owner, lease_ms=lease_ms, code=order.portal, without=idle),
     )
 
 
@@ -252,9 +269,10 @@ def _one_pass(world: World, order: Order, mine: Lane, before: Tally) -> _Pass:
         case None:
             log.warning("lease_lost portal=%s lane=%s", mine.tenant.code, mine.lane)
             return _Pass(tally=Tally(), goes_on=False)
-        case _Rest(rest_ms=rest_ms, tally=tally):
+        case _Rest(rest_ms=rest_ms, tally=tally, more=more):
             # Rows may have been set aside, and what stood behind them is ready now.
-            return _Pass(tally=tally, goes_on=tally.rows > 0 and rest_ms is None, rest_ms=rest_ms)
+            goes_on = rest_ms is None and (more or tally.rows > 0)
+            return _Pass(tally=tally, goes_on=goes_on, rest_ms=rest_ms)
         case _Ready():
             return _dispatch(world, mine, claimed, credential)
         case _ as unreachable:  # pragma: no cover - the match above is complete
@@ -284,10 +302,13 @@ def _claim(
     rows: dict[int, Row] = {}
     aside = Plan()
     commands: tuple[Command, ...] = ()
-    more = True
-    while more and len(commands) < size:
+    more, reads = True, 0
+    while more and len(commands) < size and reads < READS:
+        reads += 1
+        # What is set aside is not due any more; only what will be sent would be read again.
+        planned = [row_id for command in commands for row_id in command.row_ids]
         heads, more = ledger.read_heads(
-            connection, mine, limit=size, without=list(rows), kinds=order.kinds
+            connection, mine, limit=size, without=planned, kinds=order.kinds
         )
         found = {row.id: row for row in heads}
         rows |= found
@@ -301,7 +322,7 @@ def _claim(
         aside = _together(aside, part)
     tally = _aside_tally(aside)
     if not commands:
-        return _Rest(tally=tally)
+        return _Rest(tally=tally, more=more)
     wait_ms = lanes.spend(connection, mine.tenant)
     if wait_ms > 0:
         return _Rest(tally=tally, rest_ms=wait_ms)
@@ -404,18 +425,31 @@ def _recorded(
     reply: Reply | None,
 ) -> _Pass:
     """Judge every row and write it down, with what the reply says of the portal as a whole."""
-    judging = Judging(policy=world.settings.retry_policy, now_ms=ready.now_ms, chance=world.chance)
-    whole = whole_fault(ready.batch, reply) if reply is not None else None
+    took_ms = int(reply.took_s * 1000) if reply is not None else 0
+    judging = Judging(
+        policy=world.settings.retry_policy, now_ms=ready.now_ms + took_ms, chance=world.chance
+    )
     rows = settlements(ready.batch, ready.rows, outcomes, judging)
-    answer = _Answer(rows=rows, reply=reply, whole=whole)
+    whole = whole_fault(ready.batch, reply) if reply is not None else None
+    silent = all(row.in_doubt for row in rows)
+    rest_ms = _rest_ms(world, mine, whole, silent=silent)
+    answer = _Answer(rows=rows, reply=reply, whole=whole, silent=silent, rest_ms=rest_ms)
     if not transact(world.engine, partial(_settle, world, mine, ready, answer)):
         log.warning("answer_late portal=%s batch=%d", mine.tenant.code, ready.batch_id)
     _report(mine, ready, answer)
-    rest_ms = None
+    goes_on = whole is None and not silent
+    return _Pass(tally=ready.tally + _tally(rows), goes_on=goes_on, rest_ms=rest_ms)
+
+
+def _rest_ms(world: World, mine: Lane, whole: Fault | None, *, silent: bool) -> int | None:
+    """For how long the lane is left after this answer; ``None``, it goes by its rows."""
+    if silent:
+        # A portal that answers nothing usable would put batch after batch in doubt.
+        return breaker_ms(mine.fail_streak, jitter=world.chance())
     if whole is not None and whole.kind is FaultKind.RATE:
         dice_ms = deferral_ms(whole, retry_at_ms=None, now_ms=0, jitter=world.chance())
-        rest_ms = max(1, int(1000 / mine.tenant.rate_y)) + dice_ms
-    return _Pass(tally=ready.tally + _tally(rows), goes_on=whole is None, rest_ms=rest_ms)
+        return max(1, int(1000 / mine.tenant.rate_y)) + dice_ms
+    return None
 
 
 def _settle(
@@ -425,7 +459,9 @@ def _settle(
     reply, whole = answer.reply, answer.whole
     status = reply.status if reply is not None else None
     settled = settling.settle(connection, ready.batch_id, answer.rows, http_status=status)
-    lanes.close_batch(connection, mine, ready.batch_id, reached=reply is not None)
+    lanes.close_batch(connection, mine, ready.batch_id, reached=not answer.silent)
+    if answer.silent:
+        lanes.strike(connection, mine, rest_ms=answer.rest_ms or 0)
     if reply is not None:
         _heed_methods(world, connection, mine, ready, reply)
     if whole is None:

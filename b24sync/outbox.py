@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
 
 from b24sync.core.changes import checked
 from b24sync.core.kinds import Kind
 from b24sync.core.model import Change
+from b24sync.edge.database import insert_many
 from b24sync.edge.tables import outbox
 
 Where: TypeAlias = Connection | Session | scoped_session[Session]
@@ -65,7 +66,21 @@ class Outbox:
 
     def _insert(self, where: Where, rows: Sequence[Mapping[str, object]]) -> None:
         options = {"schema_translate_map": {None: self.schema}} if self.schema else {}
-        where.execute(insert(outbox), list(rows), execution_options=options)
+        insert_many(_connection(where), outbox, rows, options=options)
+
+
+def _connection(where: Where) -> Connection:
+    """The connection of the caller's transaction.
+
+    A session writes its own pending rows first, as it does before any statement: an entity's row
+    lock is then held when its change gets a number, so numbers of one entity rise in commit order.
+    """
+    if isinstance(where, Connection):
+        return where
+    session = where() if isinstance(where, scoped_session) else where
+    if session.autoflush:
+        session.flush()
+    return session.connection()
 
 
 def _chunks(

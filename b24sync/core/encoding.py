@@ -190,6 +190,8 @@ def _leaves(values: Iterable[object]) -> Iterator[object]:
     """
     level = list(values)
     for _ in range(MAX_DEPTH + 1):
+        if not level:
+            return
         nested: list[object] = []
         for value in level:
             if value and _is_list(value):

@@ -145,6 +145,10 @@ METHOD_PAUSE_MS = 60_000
 """How long a method rests when the portal refused it for time and named no end: one of the ten
 one-minute baskets of the portal's own window (Bitrix24 REST manual, "Limits")."""
 
+METHOD_WINDOW_MS = 600_000
+"""The portal counts a method's time over ten minutes, so no end lies further off, whatever the
+difference between its clock and ours."""
+
 RATE_PAUSE_MS = 1_000
 """Upper bound of the dice after a refusal for rate; the bucket itself says when a call fits."""
 
@@ -213,7 +217,7 @@ def deferral_ms(fault: Fault, *, retry_at_ms: int | None, now_ms: int, jitter: f
     if fault.kind is FaultKind.METHOD_TIME:
         rest_ms = retry_at_ms - now_ms if retry_at_ms is not None else METHOD_PAUSE_MS
         # A second of dice: the basket's end is the same for every row that waits for it.
-        return max(0, rest_ms) + int(jitter * 1_000)
+        return min(max(0, rest_ms), METHOD_WINDOW_MS) + int(jitter * 1_000)
     if fault.kind is FaultKind.RATE:
         return int(jitter * RATE_PAUSE_MS)
     return 0

@@ -150,6 +150,19 @@ class Row:
     first_error: str | None = None
 
 
+class LinkState(StrEnum):
+    """What is known of the record that belongs to a local entity.
+
+    ``doubt``: it was made, and its id is not known. ``conflict``: its id belongs to another entity.
+    """
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    DELETED = "deleted"
+    DOUBT = "doubt"
+    CONFLICT = "conflict"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """A local entity and the portal's record for it."""
@@ -158,6 +171,7 @@ class Link:
     key: str
     remote_id: str | None
     generation: int = 0
+    state: LinkState = LinkState.PRESENT
 
 
 class FaultKind(StrEnum):

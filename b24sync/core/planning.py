@@ -26,6 +26,7 @@ from b24sync.core.model import (
     Closing,
     Command,
     Link,
+    LinkState,
     Operation,
     Plan,
     Postponed,
@@ -63,6 +64,11 @@ class Surroundings:
 
 
 _Part: TypeAlias = Mapping[str, object]
+
+_UNCLEAR: Mapping[LinkState, str] = {
+    LinkState.DOUBT: "it was made on the portal, which did not tell its id; look there first",
+    LinkState.CONFLICT: "the portal gave it an id that belongs to another key; look there first",
+}
 
 
 class _Unlinked(Exception):  # noqa: N818 - a signal inside this module, not an error
@@ -256,6 +262,8 @@ def is_method_name(name: str) -> bool:
 
 def _settled_operation(row: Row, kind: Kind, link: Link | None) -> Operation:
     """An upsert is an update where a link is known, and an add where none is."""
+    if kind.linked and link is not None and link.state in _UNCLEAR:
+        raise PlanError("link_unclear", "key", _UNCLEAR[link.state])
     known = link is not None and link.remote_id is not None
     if row.operation is Operation.UPSERT:
         return Operation.UPDATE if known and kind.linked else Operation.ADD

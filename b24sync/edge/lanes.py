@@ -9,12 +9,13 @@ Whether rows are due is found out here, by looking, and never by touching a lane
 transaction of an application.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    RowMapping,
     and_,
     case,
     exists,
@@ -29,6 +30,9 @@ from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, PortalState, RowState
 from b24sync.edge.database import insert_missing, now_ms, skip_locked, upsert
 from b24sync.edge.tables import bucket, lane, method_budget, outbox, portal
+
+CANDIDATES = 16
+"""How many lanes a taker tries of which others may be taking the first at the same moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,18 +167,20 @@ def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
 
 
 def take(
-    connection: Connection, *, owner: str, lease_ms: int, code: str | None = None
+    connection: Connection,
+    *,
+    owner: str,
+    lease_ms: int,
+    code: str | None = None,
+    without: Collection[tuple[str, int]] = (),
 ) -> Lane | None:
     """Own the fairest lane that is due and free, or none.
 
+    Shape: ``without`` are portal and number of lanes that are passed over.
     Units: ``lease_ms`` milliseconds from now; short, since nothing is in flight yet.
     Writes: lane, guarded by its epoch; in the caller's transaction.
     """
-    candidate = select(lane).where(lane.c.next_due_at <= _now(), _is_free(), _is_active())
-    if code is not None:
-        candidate = candidate.where(lane.c.portal == code)
-    candidate = candidate.order_by(lane.c.priority, lane.c.vtime, lane.c.portal).limit(1)
-    found = connection.execute(skip_locked(candidate)).mappings().first()
+    found = _locked(connection, code, without)
     if found is None:
         return None
     taken = connection.execute(
@@ -200,6 +206,28 @@ def take(
         open_batch_id=found["open_batch_id"],
         fail_streak=found["fail_streak"],
     )
+
+
+def _locked(
+    connection: Connection, code: str | None, without: Collection[tuple[str, int]]
+) -> RowMapping | None:
+    """The fairest lane that nobody else is taking at this moment, locked by its key.
+
+    Ordered and locked in one statement, MariaDB and MySQL lock every lane that they sort.
+    """
+    is_takeable = and_(lane.c.next_due_at <= _now(), _is_free(), _is_active())
+    fairest = select(lane.c.portal, lane.c.lane).where(is_takeable)
+    if code is not None:
+        fairest = fairest.where(lane.c.portal == code)
+    for name, number in without:
+        fairest = fairest.where(or_(lane.c.portal != name, lane.c.lane != number))
+    fairest = fairest.order_by(lane.c.priority, lane.c.vtime, lane.c.portal).limit(CANDIDATES)
+    for name, number in connection.execute(fairest).all():
+        this = select(lane).where(lane.c.portal == name, lane.c.lane == number, is_takeable)
+        found = connection.execute(skip_locked(this)).mappings().first()
+        if found is not None:
+            return found
+    return None
 
 
 def tenant(connection: Connection, code: str) -> Tenant:
@@ -311,7 +339,22 @@ def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
 
     Writes: bucket, by one guarded statement, so that all workers together keep the rate.
     """
-    leaked = bucket.c.level - of.rate_y * (_now() - bucket.c.updated_at) / 1000.0
+    if _poured(connection, of, reserve):
+        return 0
+    wait_ms = _until_one_fits(connection, of, reserve)
+    if wait_ms is not None:
+        return wait_ms
+    # The first request of a portal: whoever brings the bucket, each pours into the same one.
+    empty = {"portal": of.code, "egress_group": of.egress_group}
+    insert_missing(connection, bucket, [empty])
+    return 0 if _poured(connection, of, reserve) else 1
+
+
+def _poured(connection: Connection, of: Tenant, reserve: float) -> bool:
+    now, then = _now(), bucket.c.updated_at
+    # A clock that went back lets nothing leak, and must not make the bucket forget.
+    elapsed_ms = case((now > then, now - then), else_=0)
+    leaked = bucket.c.level - of.rate_y * elapsed_ms / 1000.0
     level = case((leaked > 0, leaked), else_=0.0)
     spent = connection.execute(
         update(bucket)
@@ -322,14 +365,16 @@ def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
             level + 1 <= of.rate_x - reserve,
         )
         # In this order: MySQL's later assignments see what the earlier ones have changed.
-        .ordered_values((bucket.c.level, level + 1), (bucket.c.updated_at, _now()))
+        .ordered_values(
+            (bucket.c.level, level + 1),
+            (bucket.c.updated_at, case((now > then, now), else_=then)),
+        )
     )
-    if spent.rowcount == 1:
-        return 0
-    return _until_one_fits(connection, of)
+    return spent.rowcount == 1
 
 
-def _until_one_fits(connection: Connection, of: Tenant) -> int:
+def _until_one_fits(connection: Connection, of: Tenant, reserve: float) -> int | None:
+    """Milliseconds, at least one; ``None``, there is no bucket yet."""
     row = (
         connection.execute(
             select(bucket, _now().label("now")).where(
@@ -340,12 +385,10 @@ def _until_one_fits(connection: Connection, of: Tenant) -> int:
         .first()
     )
     if row is None:
-        first = {"portal": of.code, "egress_group": of.egress_group, "level": 1.0}
-        insert_missing(connection, bucket, [first])
-        return 0
+        return None
     value = Bucket(
         level=row["level"],
-        capacity=of.rate_x,
+        capacity=of.rate_x - reserve,
         leak_per_s=of.rate_y,
         updated_at_ms=row["updated_at"],
     )

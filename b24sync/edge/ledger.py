@@ -25,7 +25,7 @@ from b24sync.core.model import Batch, BatchState, Row, RowState
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import Raced, batch_guard, is_behind, row_guard, row_of
 from b24sync.edge.lanes import Lane
-from b24sync.edge.results import insert_results, unknown_row
+from b24sync.edge.results import count, insert_results, result_row, unknown
 from b24sync.edge.tables import batch, outbox
 
 
@@ -174,7 +174,8 @@ def give_back(connection: Connection, batch_id: int, *, reason: str) -> bool:
 def doubt(connection: Connection, batch_id: int, *, reason: str) -> bool:
     """Record that a batch was sent and that nobody knows what became of it.
 
-    Writes: batch to doubt; outbox rows to doubt, due when the portal has surely stopped.
+    Writes: batch to doubt; outbox rows to doubt, due when the portal has surely stopped; result;
+    rollup.
     """
     moved = connection.execute(
         update(batch)
@@ -183,10 +184,11 @@ def doubt(connection: Connection, batch_id: int, *, reason: str) -> bool:
     )
     if moved.rowcount != 1:
         return False
+    in_batch = outbox.c.batch_id == batch_id
     quiet_until = select(batch.c.quiet_until).where(batch.c.id == batch_id).scalar_subquery()
     connection.execute(
         update(outbox)
-        .where(outbox.c.batch_id == batch_id, row_guard(RowEvent.LOSE))
+        .where(in_batch, row_guard(RowEvent.LOSE))
         .values(
             state=str(RowState.DOUBT),
             due_at=quiet_until,
@@ -195,15 +197,11 @@ def doubt(connection: Connection, batch_id: int, *, reason: str) -> bool:
             first_error=func.coalesce(outbox.c.first_error, reason),
         )
     )
-    insert_results(
-        connection,
-        [
-            unknown_row(found, reason)
-            for found in connection.execute(
-                select(outbox).where(outbox.c.batch_id == batch_id)
-            ).mappings()
-        ],
-    )
+    there = connection.execute(select(outbox, now_ms().label("now")).where(in_batch)).mappings()
+    found = there.all()
+    lost = [unknown(row, reason) for row in found]
+    insert_results(connection, [result_row(each, batch_id, None, None) for each in lost])
+    count(connection, lost, int(found[0]["now"]) if found else 0)
     return True
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, insert
 
 from b24sync.core.model import ResultOutcome
 from b24sync.core.settlement import Settlement
-from b24sync.edge.database import upsert
+from b24sync.edge.database import insert_many, upsert
 from b24sync.edge.guards import row_of
 from b24sync.edge.tables import dead, outbox, result, rollup
 
@@ -19,8 +19,7 @@ def insert_results(connection: Connection, rows: Sequence[Mapping[str, object]])
 
     Writes: result.
     """
-    if rows:
-        connection.execute(insert(result), list(rows))
+    insert_many(connection, result, rows)
 
 
 def result_row(
@@ -42,7 +41,7 @@ def result_row(
         "error_text": _cut(settlement.error_text, TEXT_LENGTH),
         "error_class": settlement.error_class,
         "http_status": http_status,
-        "attempt": row.attempts + int(settlement.charged or settlement.final),
+        "attempt": row.attempts + int(settlement.charged),
         "batch_id": batch_id,
         "cmd_no": settlement.cmd_no if batch_id is not None else None,
         "enqueued_at": row.enqueued_at_ms,
@@ -51,9 +50,9 @@ def result_row(
     }
 
 
-def unknown_row(found: RowMapping, reason: str) -> dict[str, object]:
-    """The result row of an outbox row of which nobody knows what became."""
-    settlement = Settlement(
+def unknown(found: RowMapping, reason: str) -> Settlement:
+    """The settlement of an outbox row of which nobody knows what became."""
+    return Settlement(
         row=row_of(found),
         outcome=ResultOutcome.UNKNOWN,
         method="",
@@ -61,7 +60,6 @@ def unknown_row(found: RowMapping, reason: str) -> dict[str, object]:
         error_class="unknown",
         error_text=reason,
     )
-    return result_row(settlement, found["batch_id"], None, None)
 
 
 def _cut(text: str | None, length: int) -> str | None:

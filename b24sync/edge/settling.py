@@ -47,8 +47,7 @@ def settle(
     if BatchState(state) not in batch_sources(BatchEvent.SETTLE):
         _keep_late(connection, batch_id, settlements)
         return False
-    if state == BatchState.DOUBT:
-        settlements = _still_in(connection, batch_id, settlements)
+    settlements = _still_in(connection, batch_id, settlements)
     in_doubt = any(settlement.in_doubt for settlement in settlements)
     _answer(connection, batch_id, in_doubt=in_doubt, http_status=http_status)
     insert_results(
@@ -91,7 +90,11 @@ def _keep_late(connection: Connection, batch_id: int, settlements: Sequence[Sett
 def _still_in(
     connection: Connection, batch_id: int, settlements: Sequence[Settlement]
 ) -> tuple[Settlement, ...]:
-    """Of a batch in doubt, the rows that nothing else has settled in the meantime."""
+    """The rows that are still in the batch.
+
+    Of a batch in doubt some may be settled already; and a row that a person took out of the table
+    must not cost its neighbours their answers.
+    """
     there = set(
         connection.execute(select(outbox.c.id).where(outbox.c.batch_id == batch_id)).scalars()
     )

@@ -37,6 +37,7 @@ from sqlalchemy.types import TypeEngine
 
 from b24sync.core.model import (
     BatchState,
+    LinkState,
     Operation,
     PortalState,
     ResultOutcome,
@@ -462,7 +463,7 @@ link = Table(
     Column("dup_ids", _json()),
     Column("last_outbox_id", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
-    CheckConstraint("state IN ('present', 'absent', 'deleted', 'doubt', 'conflict')", name="state"),
+    CheckConstraint(_one_of("state", LinkState), name="state"),
     CheckConstraint("(state = 'present') = (remote_id IS NOT NULL)", name="present_has_an_id"),
     UniqueConstraint("portal", "kind", "remote_id", name="uq_b24sync_link_remote"),
     **MYSQL_OPTIONS,

@@ -13,6 +13,7 @@ from b24sync.core.model import (
     Closing,
     Command,
     Link,
+    LinkState,
     Operation,
     Plan,
     Postponed,
@@ -1049,3 +1050,27 @@ def test_links_can_be_asked_for_in_any_database(rows: list[Row]) -> None:
 
     for pair in needed:
         assert all("\0" not in text.encode().decode() for text in pair)
+
+
+@pytest.mark.parametrize("operation", [Operation.ADD, Operation.UPSERT, Operation.DELETE])
+@pytest.mark.parametrize("state", [LinkState.DOUBT, LinkState.CONFLICT])
+def test_an_entity_whose_record_is_unclear_is_never_made_again(
+    operation: Operation, state: LinkState
+) -> None:
+    """A record that exists under an unknown id, or another key's id, waits for a person."""
+    row = Row(
+        id=1,
+        portal="main",
+        lane=0,
+        kind="contact",
+        key="c-1",
+        operation=operation,
+        fields=None if operation is Operation.DELETE else {"name": "Ann"},
+        params=None,
+    )
+    link = Link(kind="contact", key="c-1", remote_id=None, state=state)
+
+    made = plan([row], Surroundings(links={("contact", "c-1"): link}))
+
+    assert [refusal.code for refusal in made.refusals] == ["link_unclear"]
+    assert made.commands == ()
