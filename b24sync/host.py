@@ -5,6 +5,7 @@ each other's answers. So a world belongs to a process id, is built when a task f
 child lets go of its parent's without closing anything.
 """
 
+import mmap
 import os
 import threading
 from collections.abc import Mapping
@@ -17,26 +18,45 @@ from b24sync.settings import PREFIX, Settings, from_mapping
 from b24sync.world import World, build
 
 
+class Flag:
+    """A flag that is up for good, for this process and for the children that it forks."""
+
+    def __init__(self) -> None:
+        """Begin with the flag down, in memory that a fork shares."""
+        self._byte = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Put the flag up; safe inside a signal handler, because it takes no lock."""
+        self._byte[0] = 1
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._byte[0] == 1
+
+
 class Host:
     """The settings and, per process, the world of one app."""
 
     def __init__(self, app: Celery, settings: Settings | None) -> None:
-        """Keep what ``install`` was given; nothing is read or opened yet."""
-        self._conf = app.conf
+        """Keep what ``install`` was given; nothing is read or opened yet.
+
+        ``slots`` will be how many tasks its worker runs at once; each wants a connection.
+        """
+        self._app = app
         self._settings = settings
         self._world: tuple[int, World] | None = None
         self._lock = threading.Lock()
-        self.stopping = threading.Event()
+        self.stopping = Flag()
+        self.slots: int | None = None
 
     @property
     def settings(self) -> Settings:
-        """The settings given to ``install``, or those in the app's configuration.
+        """The settings given to ``install``, or those in the app's configuration as it is now.
 
         Raises: SettingsError.
         """
-        if self._settings is None:
-            self._settings = from_mapping(configured(self._conf))
-        return self._settings
+        # Celery may read its configuration again and then has another one; nothing is kept of it.
+        return self._settings or from_mapping(configured(self._app))
 
     def world(self) -> World:
         """The world of this process, built when first asked for.
@@ -47,7 +67,7 @@ class Host:
             if self._world is not None and self._world[0] == os.getpid():
                 return self._world[1]
             self._let_go()
-            world = build(self.settings, slots=_slots(self._conf))
+            world = build(self.settings, slots=self.slots or os.cpu_count() or 1)
             ensure_current(world.engine)
             self._world = (os.getpid(), world)
             return world
@@ -66,15 +86,19 @@ class Host:
                 self._world = None
 
 
-def configured(conf: Mapping[str, object]) -> Mapping[str, object]:
-    """This package's keys of a Celery configuration."""
-    return {key: conf[key] for key in conf if key.startswith(PREFIX)}
+def configured(app: Celery) -> Mapping[str, object]:
+    """This package's keys of an app's configuration, with or without the app's namespace.
 
-
-def _slots(conf: Mapping[str, object]) -> int:
-    """How many tasks may run at once in one process; a prefork child runs one."""
-    given = conf.get("worker_concurrency")
-    return given if isinstance(given, int) and given > 0 else os.cpu_count() or 1
+    Shape: ``b24sync_database_url``, also where it stands as ``CELERY_B24SYNC_DATABASE_URL``.
+    """
+    namespace: str | None = getattr(app, "namespace", None)
+    prefix = namespace.lower().rstrip("_") + "_" if namespace else ""
+    names = {
+        key.lower().removeprefix(prefix)
+        for key in app.conf
+        if key.startswith(PREFIX) or (prefix and key.lower().startswith(prefix + PREFIX))
+    }
+    return {name: app.conf[name] for name in sorted(names)}
 
 
 HOSTS: WeakKeyDictionary[Celery, Host] = WeakKeyDictionary()

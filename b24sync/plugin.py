@@ -23,10 +23,11 @@ from b24sync.broker import register
 from b24sync.core.errors import B24SyncError, DatabaseError
 from b24sync.core.refs import is_list, is_mapping
 from b24sync.host import HOSTS, Host
-from b24sync.settings import Settings
+from b24sync.settings import Hidden, Settings
 
 TASKS = "b24sync.tasks"
 ROUTE = "b24sync.*"
+WEBHOOK = "b24sync_webhook_url"
 EXIT_SETTINGS = 2
 EXIT_DATABASE = 3
 
@@ -48,6 +49,7 @@ def install(app: Celery, settings: Settings | None = None) -> None:
     if getattr(app, "configured", False):
         configure()
     signals.worker_init.connect(partial(_check, app, host), weak=False)
+    signals.beat_init.connect(partial(_check_settings, app, host), weak=False)
     signals.worker_shutting_down.connect(partial(_stop, host), weak=False)
 
 
@@ -80,36 +82,44 @@ def _configure(app: Celery, host: Host, **_kwargs: object) -> None:
         # Told to a person by the check at the worker's start, and to callers by their call.
         settings = Settings()
     conf = app.conf
-    if TASKS not in conf.imports:
-        conf.imports = (*conf.imports, TASKS)
+    imports = (conf.imports,) if isinstance(conf.imports, str) else tuple(conf.imports)
+    if TASKS not in imports:
+        conf.imports = (*imports, TASKS)
     conf.beat_schedule = {**beat_entries(settings), **conf.beat_schedule}
-    conf.task_queues = _with_queue(conf.task_queues, conf.task_default_queue, settings.queue)
+    conf.task_queues = _with_queue(app, settings.queue)
     conf.task_routes = _with_route(conf.task_routes, settings.queue)
+    # Celery's report shows every setting whose name does not look like that of a secret.
+    for key in [key for key in conf if key.lower().endswith(WEBHOOK)]:
+        if isinstance(conf[key], str):
+            conf[key] = Hidden(conf[key])
 
 
-def _with_queue(queues: object, default: str, ours: str) -> object:
+def _with_queue(app: Celery, ours: str) -> object:
     """The app's queues and ours, so that a plain worker serves both."""
+    queues: object = app.conf.task_queues
     if is_mapping(queues):
         return queues if ours in queues else {**queues, ours: {}}
-    # Celery makes the default queue up only while no other is named.
-    present = tuple(queues) if is_list(queues) and queues else (Queue(default),)
+    # Celery makes the default queue up only while no other is named; here it makes it all the same.
+    present = tuple(queues) if is_list(queues) and queues else tuple(app.amqp.Queues([]).values())
     named = (queue.name for queue in present if isinstance(queue, Queue))
-    return present if ours in named else (*present, _queue(ours))
+    return present if ours in named else (*present, _queue(ours, app.conf.task_default_queue_type))
 
 
-def _queue(name: str) -> Queue:
-    return Queue(name, exchange=name, routing_key=name)
+def _queue(name: str, sort: str) -> Queue:
+    """Our queue, of the sort that the app's default queue has: its broker may take no other."""
+    arguments = {"x-queue-type": sort} if sort == "quorum" else None
+    return Queue(name, exchange=name, routing_key=name, queue_arguments=arguments)
 
 
 def _with_route(routes: object, ours: str) -> object:
-    """The app's routes, and ours behind them."""
+    """The app's routes, and ours behind them: the first that fits is taken."""
     mine = {ROUTE: {"queue": ours}}
     if not routes:
         return mine
     if is_mapping(routes):
-        return {**mine, **routes}
+        return {**routes, **{name: to for name, to in mine.items() if name not in routes}}
     if is_list(routes):
-        return (*routes, mine)
+        return routes if mine in routes else (*routes, mine)
     return (routes, mine)
 
 
@@ -117,6 +127,8 @@ def _check(app: Celery, host: Host, sender: object = None, **_kwargs: object) ->
     """Refuse to start a worker that could not work, in one line."""
     if getattr(sender, "app", app) is not app:
         return
+    slots = getattr(sender, "concurrency", None)
+    host.slots = slots if isinstance(slots, int) else None
     try:
         host.world()
     except DatabaseError as error:
@@ -127,9 +139,21 @@ def _check(app: Celery, host: Host, sender: object = None, **_kwargs: object) ->
     host.close()
 
 
+def _check_settings(app: Celery, host: Host, sender: object = None, **_kwargs: object) -> None:
+    """Refuse to start a beat that would ring at the wrong times; it needs no database."""
+    if getattr(sender, "app", app) is not app:
+        return
+    try:
+        _ = host.settings
+    except B24SyncError as error:
+        _refuse(error, EXIT_SETTINGS)
+
+
 def _refuse(error: B24SyncError, code: int) -> None:
-    sys.stderr.write(f"error: {error}\n")
-    sys.stderr.flush()
+    # A beat has turned standard error into its log by now, at a level that may be switched off.
+    stderr = sys.__stderr__ or sys.stderr
+    stderr.write(f"error: {error}\n")
+    stderr.flush()
     raise SystemExit(code)
 
 

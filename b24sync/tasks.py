@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypedDict
 
-from celery import shared_task
+from celery import Celery, current_task, shared_task
 from celery.app import app_or_default
 from sqlalchemy import Connection
 
@@ -24,6 +24,7 @@ from b24sync.world import World
 
 log = logging.getLogger("b24sync")
 
+SYNC = "b24sync.sync_entities"
 CHORE_LEASE_MS = 300_000
 
 
@@ -38,11 +39,17 @@ class Counts(TypedDict):
     deferred: int
 
 
+def _app() -> Celery:
+    """The app whose task runs here; with several in a process, not always the current one."""
+    app: Celery | None = getattr(current_task, "app", None)
+    return app or app_or_default()
+
+
 def _host() -> Host:
-    return host_of(app_or_default())
+    return host_of(_app())
 
 
-@shared_task(name="b24sync.sync_entities", ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(name=SYNC, ignore_result=True, acks_late=False, max_retries=0)
 def sync_entities(
     portal: str | None = None,
     kinds: Sequence[str] | None = None,
@@ -63,7 +70,7 @@ def sync_entities(
     tally = drain(world, order, stopping=host.stopping.is_set)
     if tally.more and tally.batches and limit is None and not host.stopping.is_set():
         # The slice is over and the work is not: to the end of the queue, behind everyone else.
-        sync_entities.delay(portal=portal, kinds=kinds, halt=halt)
+        _app().tasks[SYNC].delay(portal=portal, kinds=kinds, halt=halt)
     return _counts(tally)
 
 
@@ -101,7 +108,7 @@ def pump() -> int:
     woken = min(due, world.settings.pump_width)
     for _ in range(woken):
         # A ring that nobody heard within an interval is followed by the next one.
-        sync_entities.apply_async(expires=world.settings.pump_s)
+        _app().tasks[SYNC].apply_async(expires=world.settings.pump_s)
     return woken
 
 

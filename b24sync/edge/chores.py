@@ -106,5 +106,15 @@ def prune_chunk(connection: Connection, keep: Retention) -> int:
     ids = list(connection.execute(old_batches).scalars())
     if ids:
         removed += connection.execute(batch.delete().where(batch.c.id.in_(ids))).rowcount
-    old_counts = rollup.delete().where(rollup.c.minute < now_ms() - keep.rollups_ms)
-    return removed + connection.execute(old_counts).rowcount
+    old_counts = (
+        select(rollup.c.minute)
+        .where(rollup.c.minute < now_ms() - keep.rollups_ms)
+        .order_by(rollup.c.minute)
+        .limit(CHUNK)
+    )
+    minutes = list(connection.execute(old_counts).scalars())
+    if minutes:
+        # A minute has a row per portal and outcome; the last one goes whole.
+        gone = rollup.delete().where(rollup.c.minute <= minutes[-1])
+        removed += connection.execute(gone).rowcount
+    return removed
