@@ -1,13 +1,46 @@
-"""The rows of portals: made, changed and listed for people."""
+"""Rows of portals: how one comes into the tables, and what it is changed to.
 
-from sqlalchemy import Connection, select
+A portal is usable when three rows exist: its own, that of its lane, and that of its rate. They are
+always written together. Secrets arrive here encrypted; nothing here can read one.
+"""
 
-from b24sync.edge.database import insert_missing
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, insert, select, update
+
+from b24sync.edge.database import insert_missing, now_ms
 from b24sync.edge.tables import bucket, lane, portal
-from b24sync.edge.tokens import parse_webhook
+from b24sync.edge.tokens import AuthKind, parse_webhook
 
 DEFAULT = "default"
-"""The portal that the setting ``webhook_url`` describes."""
+"""The portal of changes that name none, and of the setting ``webhook_url``."""
+
+EGRESS_GROUP = "default"
+FIRST_LANE = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a portal's plan allows.
+
+    Units: ``rate_x`` requests at once, ``rate_y`` requests per second, ``server_max_s`` seconds
+    after which the portal cuts a request.
+    Source: Bitrix24 REST manual, "Limits": 50 and 2, Enterprise 250 and 5.
+    """
+
+    rate_x: float = 50.0
+    rate_y: float = 2.0
+    server_max_s: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a portal is called and as whom; ``secret`` is encrypted, or absent with its key's id."""
+
+    base_url: str
+    secret: str | None = field(default=None, repr=False)
+    secret_key_id: str | None = None
+    user: str | None = None
 
 
 def codes(connection: Connection) -> tuple[str, ...]:
@@ -18,17 +51,94 @@ def codes(connection: Connection) -> tuple[str, ...]:
     return tuple(connection.execute(select(portal.c.code).order_by(portal.c.code)).scalars())
 
 
-def ensure_default(connection: Connection, webhook_url: str | None) -> None:
-    """Make the portal ``default`` of the setting, where there is none; its secret is not stored.
+def add(connection: Connection, code: str, address: Address, limits: Limits) -> bool:
+    """Make a portal usable; ``False``, there is one of this code already.
 
-    Raises: SettingsError for an address that is not a webhook's.
     Writes: portal, lane, bucket.
     """
+    known = connection.execute(select(portal.c.code).where(portal.c.code == code)).first()
+    if known is not None:
+        return False
+    connection.execute(
+        insert(portal).values(
+            code=code,
+            auth_kind=str(AuthKind.WEBHOOK),
+            egress_group=EGRESS_GROUP,
+            **_address_values(address),
+            **_limit_values(limits),
+        )
+    )
+    _complete(connection, code)
+    return True
+
+
+def replace(
+    connection: Connection, code: str, address: Address, limits: Limits | None = None
+) -> bool:
+    """Give a portal another address and credential; ``False``, there is none of this code.
+
+    Its rows, links and results stay; so does its state, which a person resumes.
+    Writes: portal, and lane and bucket if they were missing.
+    """
+    values = _address_values(address) | (_limit_values(limits) if limits is not None else {})
+    changed = connection.execute(
+        update(portal)
+        .where(portal.c.code == code)
+        .values(auth_kind=str(AuthKind.WEBHOOK), updated_at=now_ms(), **values)
+    )
+    if changed.rowcount != 1:
+        return False
+    _complete(connection, code)
+    return True
+
+
+def ensure_default(connection: Connection, webhook_url: str | None) -> bool:
+    """Make the portal that the setting ``webhook_url`` describes, if it is set; whether it changed.
+
+    Only the address is stored; the secret stays in the setting. A ``default`` with a credential of
+    its own is left alone.
+    Raises: SettingsError if the setting is no webhook.
+    Writes: portal, lane, bucket, the first time and after the address has changed.
+    """
     if webhook_url is None:
-        return
-    known = connection.execute(select(portal.c.code).where(portal.c.code == DEFAULT)).first()
-    if known is None:
-        base_url = parse_webhook(webhook_url).base_url
+        return False
+    base_url = parse_webhook(webhook_url).base_url
+    found = connection.execute(
+        select(portal.c.base_url, portal.c.secret).where(portal.c.code == DEFAULT)
+    ).first()
+    if found is None:
+        # Several workers start at once; the one that comes second finds the rows there.
         insert_missing(connection, portal, [{"code": DEFAULT, "base_url": base_url}])
-        insert_missing(connection, lane, [{"portal": DEFAULT, "lane": 0}])
-        insert_missing(connection, bucket, [{"portal": DEFAULT, "egress_group": "default"}])
+        _complete(connection, DEFAULT)
+        return True
+    if found.secret is not None or found.base_url == base_url:
+        return False
+    connection.execute(
+        update(portal)
+        .where(portal.c.code == DEFAULT, portal.c.secret.is_(None))
+        .values(base_url=base_url, updated_at=now_ms())
+    )
+    return True
+
+
+def _complete(connection: Connection, code: str) -> None:
+    """The rows without which a portal would be known and never called."""
+    insert_missing(connection, lane, [{"portal": code, "lane": FIRST_LANE}])
+    insert_missing(connection, bucket, [{"portal": code, "egress_group": EGRESS_GROUP}])
+
+
+def _address_values(address: Address) -> dict[str, object]:
+    return {
+        "base_url": address.base_url,
+        "secret": address.secret,
+        "secret_key_id": address.secret_key_id,
+        "credential_user": address.user,
+    }
+
+
+def _limit_values(limits: Limits) -> dict[str, object]:
+    return {
+        "rate_x": limits.rate_x,
+        "rate_y": limits.rate_y,
+        "server_max_s": limits.server_max_s,
+    }

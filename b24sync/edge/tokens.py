@@ -156,7 +156,7 @@ class Keyring:
         if self._fernet is None:
             raise CredentialError(
                 "secret_key is not set, and credentials are stored encrypted: set it to a key made "
-                "with new_key()"
+                "by `b24sync portal new-key`"
             )
         return self._fernet
 
@@ -175,9 +175,7 @@ def _fernet_of(key: str, number: int) -> Fernet:
     try:
         return Fernet(key.strip())
     except (ValueError, binascii.Error):
-        problem = (
-            f"key {number} is not a key: it takes 32 bytes in URL-safe base64, as new_key() makes"
-        )
+        problem = f"key {number} is not a key: it takes 32 bytes in URL-safe base64, as `b24sync portal new-key` makes"
     raise SettingsError("secret_key", problem)
 
 

@@ -1,0 +1,214 @@
+"""``b24sync portal add``: a portal becomes known, and its credential nobody else's."""
+
+import math
+import sys
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+from rich.text import Text
+
+from b24sync.cli.desk import (
+    Desk,
+    Refused,
+    as_json,
+    epilog,
+    known_portal,
+)
+from b24sync.cli.layout import record
+from b24sync.core.errors import SettingsError
+from b24sync.core.model import PortalState
+from b24sync.edge import portals, views
+from b24sync.edge.database import reading, transact
+from b24sync.edge.portals import Address, Limits
+from b24sync.edge.tokens import masked, parse_webhook
+from b24sync.world import World
+
+USUAL = Limits()
+ENTERPRISE = Limits(rate_x=250.0, rate_y=5.0)
+CODE_LENGTH = 64
+RATE_PARTS = 2
+
+
+def read_rate(text: str) -> tuple[float, float]:
+    """Requests at once and per second as the command line has them, ``50/2``.
+
+    Raises: click.BadParameter.
+    """
+    parts = text.split("/")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != RATE_PARTS or not all(0 < n < math.inf for n in numbers):
+        raise click.BadParameter(f"{text!r}; write e.g. 50/2: 50 at once, 2 per second")
+    return numbers[0], numbers[1]
+
+
+@click.command(
+    epilog=epilog(
+        "b24sync portal add acme                       asks for the webhook, without echo",
+        "b24sync portal add acme --webhook-file hook.txt",
+        "vault read … | b24sync portal add acme --webhook -",
+        "b24sync portal add acme --plan enterprise",
+        "b24sync portal add acme --replace             another address or credential",
+        exits="0  done; 2  refused, with the reason; 3  the database cannot be used",
+    )
+)
+@click.argument("code")
+@click.option(
+    "--webhook",
+    metavar="-",
+    help="`-` reads the webhook from stdin. A URL is accepted for this machine's own addresses only.",
+)
+@click.option(
+    "--webhook-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read the webhook from a file.",
+)
+@click.option(
+    "--rate", type=read_rate, metavar="X/Y", help="Requests at once / per second.  [default: 50/2]"
+)
+@click.option("--plan", type=click.Choice(["enterprise"]), help="enterprise: a rate of 250/5.")
+@click.option(
+    "--server-max",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    help="When the portal cuts a request.  [default: 60]",
+)
+@click.option("--replace", is_flag=True, help="Change the address and credential of a known one.")
+@as_json
+@click.pass_obj
+def add(  # noqa: PLR0913 - one parameter for each option
+    desk: Desk,
+    code: str,
+    *,
+    webhook: str | None,
+    webhook_file: Path | None,
+    rate: tuple[float, float] | None,
+    plan: str | None,
+    server_max: int | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Make the portal CODE known, or change it.
+
+    CODE is your own name for it; changes name it in their column `portal`. The webhook is a
+    credential: it is stored encrypted, and it is not taken from the command line, where the
+    shell's history and other users could read it.
+    """
+    limits = _limits(rate, plan, server_max)
+    with desk.opened() as world:
+        _refuse_code(world, code, is_replaced=replace)
+        _refuse_keyless(world)
+        url = _webhook(desk, webhook, webhook_file)
+        address = _address(world, url)
+        if replace:
+            transact(
+                world.engine,
+                partial(portals.replace, code=code, address=address, limits=limits),
+            )
+        else:
+            transact(
+                world.engine,
+                partial(portals.add, code=code, address=address, limits=limits or USUAL),
+            )
+        _added(desk, world, code, masked(url), as_json=as_json)
+
+
+def _limits(
+    rate: tuple[float, float] | None, plan: str | None, server_max: int | None
+) -> Limits | None:
+    """What the options say of the plan; ``None``, they say nothing."""
+    if rate is None and plan is None and server_max is None:
+        return None
+    usual = ENTERPRISE if plan is not None else USUAL
+    x, y = rate or (usual.rate_x, usual.rate_y)
+    return Limits(rate_x=x, rate_y=y, server_max_s=server_max or usual.server_max_s)
+
+
+def _refuse_code(world: World, code: str, *, is_replaced: bool) -> None:
+    if not code or code != code.strip() or len(code) > CODE_LENGTH:
+        raise Refused(f"a code has 1 to {CODE_LENGTH} characters and no white space around it")
+    with reading(world.engine) as connection:
+        if is_replaced:
+            known_portal(connection, code)
+        elif code in portals.codes(connection):
+            raise Refused(f"the portal {code} exists; --replace changes its address and credential")
+
+
+def _refuse_keyless(world: World) -> None:
+    if not world.keyring.key_ids:
+        raise SettingsError(
+            "B24SYNC_SECRET_KEY",
+            "is not set, and credentials are stored encrypted: `b24sync portal new-key` makes one",
+        )
+
+
+def _webhook(desk: Desk, given: str | None, file: Path | None) -> str:
+    """The webhook, from wherever it may come.
+
+    Raises: Refused for one that stands on the command line.
+    """
+    if given is not None and file is not None:
+        raise Refused("--webhook and --webhook-file exclude each other")
+    if file is not None:
+        return file.read_text(encoding="utf-8").strip()
+    if given == "-":
+        return sys.stdin.readline().strip()
+    if given is None:
+        return _asked(desk)
+    if not _is_local(given):
+        raise Refused(
+            "a webhook is a credential and the command line is readable by others and kept in the "
+            "shell's history: leave --webhook away to be asked for it, or use --webhook - or "
+            "--webhook-file; and if this one is real, make a new one, it may be known now"
+        )
+    return given
+
+
+def _asked(desk: Desk) -> str:
+    """The webhook as a person types it, unseen.
+
+    Raises: Refused if nobody is there to type.
+    """
+    desk.note("The webhook as the portal shows it: https://HOST/rest/USER_ID/CODE/")
+    try:
+        return str(click.prompt("Webhook (not shown)", hide_input=True, err=True)).strip()
+    except click.Abort:
+        raise Refused(
+            "no webhook was given; where nobody can type, use --webhook - or --webhook-file"
+        ) from None
+
+
+def _is_local(url: str) -> bool:
+    """Whether a URL leads to this machine, as the sandbox's does: its secret is none."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(world: World, url: str) -> Address:
+    webhook = parse_webhook(url)
+    return Address(
+        base_url=webhook.base_url,
+        secret=world.keyring.encrypt(webhook.path),
+        secret_key_id=world.keyring.key_ids[0],
+        user=webhook.path.split("/")[1],
+    )
+
+
+def _added(desk: Desk, world: World, code: str, shown: str, *, as_json: bool) -> None:
+    with reading(world.engine) as connection:
+        view = next(view for view in views.portals(connection) if view.code == code)
+    if as_json:
+        desk.emit(record(view))
+        return
+    desk.show(Text(f"the portal {code} is known as {shown}"))
+    if view.state != PortalState.ACTIVE:
+        desk.note(f"it is still {view.state}: `b24sync portal resume {code}`", style="yellow")
+    desk.note(f"next: b24sync portal check {code}")

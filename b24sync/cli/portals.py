@@ -1,0 +1,189 @@
+"""``b24sync portal``: which portals there are, and whether they can be called."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import click
+from rich.text import Text
+
+from b24sync.cli.adding import add
+from b24sync.cli.checking import Finding, check_up
+from b24sync.cli.desk import (
+    FAILED,
+    Desk,
+    as_json,
+    epilog,
+    known_portal,
+)
+from b24sync.cli.layout import instant, record, table
+from b24sync.core.faults import advice
+from b24sync.core.model import PortalState
+from b24sync.edge import lanes, views
+from b24sync.edge.database import reading, transact
+from b24sync.edge.tokens import new_key
+from b24sync.world import DEFAULT_PORTAL
+
+
+@click.group()
+def portal() -> None:
+    """Add portals, look at them, stop and resume calling them."""
+
+
+portal.add_command(add)
+
+
+@portal.command("list", epilog=epilog("b24sync portal list --json | jq .code", exits="0  done"))
+@as_json
+@click.pass_obj
+def list_portals(desk: Desk, *, as_json: bool) -> None:
+    """List the portals, with their state and their limits."""
+    has_webhook = desk.settings().webhook_url is not None
+    with desk.opened() as world, reading(world.engine) as connection:
+        found = views.portals(connection)
+    if as_json:
+        desk.emit_each(record(view) for view in found)
+        return
+    if not found:
+        desk.note("no portals yet; `b24sync portal add CODE` makes one known")
+        return
+    shown = table()
+    for name in ("portal", "address", "credential", "rate", "state", "since", "reason"):
+        shown.add_column(name, overflow="fold", no_wrap=name in {"rate", "state"})
+    for view in found:
+        shown.add_row(
+            Text(view.code, "bold"),
+            view.base_url,
+            _credential(view, has_webhook=has_webhook),
+            f"{view.rate_x:g}/{view.rate_y:g}",
+            state_text(view.state),
+            instant(view.state_at_ms),
+            view.reason or "",
+        )
+    desk.show(shown)
+
+
+def _credential(view: views.PortalView, *, has_webhook: bool) -> str:
+    if view.has_secret:
+        user = f" of user {view.user}" if view.user else ""
+        return f"{view.auth_kind}{user}, stored"
+    is_set = has_webhook and view.code == DEFAULT_PORTAL
+    return "webhook, from the settings" if is_set else "none"
+
+
+def state_text(state: str) -> Text:
+    """A portal's state in its colour."""
+    return Text(state, style="green" if state == PortalState.ACTIVE else "bold red")
+
+
+@portal.command(
+    epilog=epilog(
+        'b24sync portal pause acme --reason "moving to another plan"',
+        exits="0  it is not called any more; 2  there is no such portal",
+    )
+)
+@click.argument("code")
+@click.option("--reason", required=True, help="Why; shown wherever the portal is shown.")
+@as_json
+@click.pass_obj
+def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
+    """Stop calling the portal CODE; its rows wait. A request under way is not cut."""
+    with desk.opened() as world:
+        with reading(world.engine) as connection:
+            known_portal(connection, code)
+        stop = partial(lanes.pause, code=code, state=PortalState.PAUSED, reason=reason)
+        is_stopped = transact(world.engine, stop)
+    if as_json:
+        desk.emit({"portal": code, "paused": is_stopped})
+    elif is_stopped:
+        desk.show(Text(f"the portal {code} is paused; `b24sync portal resume {code}` ends that"))
+    else:
+        desk.show(Text(f"the portal {code} was stopped already; its state and reason stay"))
+
+
+@portal.command(
+    epilog=epilog(
+        "b24sync portal resume acme",
+        exits="0  it is called again; 2  there is no such portal",
+    )
+)
+@click.argument("code")
+@as_json
+@click.pass_obj
+def resume(desk: Desk, code: str, *, as_json: bool) -> None:
+    """Call the portal CODE again, at once, whatever it was stopped for."""
+    with desk.opened() as world:
+        with reading(world.engine) as connection:
+            known_portal(connection, code)
+        transact(world.engine, partial(lanes.resume, code=code))
+    if as_json:
+        desk.emit({"portal": code, "resumed": True})
+    else:
+        desk.show(Text(f"the portal {code} is called again"))
+
+
+@portal.command(
+    epilog=epilog(
+        "b24sync portal check acme",
+        exits="0  it can be called; 1  it cannot; 2  there is no such portal",
+    )
+)
+@click.argument("code", default=DEFAULT_PORTAL)
+@as_json
+@click.pass_obj
+def check(desk: Desk, code: str, *, as_json: bool) -> int:
+    """Call the portal CODE and say whether all is as it must be.
+
+    Asks who the credential's user is, what the portal's clock says and what the credential may
+    do; changes nothing.
+    """
+    with desk.opened() as world:
+        with reading(world.engine) as connection:
+            known_portal(connection, code)
+            tenant = lanes.tenant(connection, code)
+            view = next(view for view in views.portals(connection) if view.code == code)
+        findings = check_up(world, tenant)
+    is_fine = all(finding.is_fine for finding in findings)
+    if as_json:
+        desk.emit({"portal": code, "fine": is_fine, "findings": [record(f) for f in findings]})
+    else:
+        _show(desk, view, findings, is_fine=is_fine)
+    return 0 if is_fine else FAILED
+
+
+def _show(
+    desk: Desk, view: views.PortalView, findings: Sequence[Finding], *, is_fine: bool
+) -> None:
+    desk.show(Text(f"{view.code} at {view.base_url}", "bold"))
+    for finding in findings:
+        mark = Text("✓ ", "green") if finding.is_fine else Text("✗ ", "red")
+        desk.show(mark.append(f"{finding.subject}: ", "bold").append(finding.text, "default"))
+        if finding.advice:
+            desk.show(Text(f"  {finding.advice}"))
+    if view.state != PortalState.ACTIVE:
+        desk.show(Text(f"! {view.state}: {view.reason}", "yellow"))
+        remedy = f"`b24sync portal resume {view.code}`" if is_fine else ""
+        desk.show(Text(f"  {remedy or advice(PortalState(view.state))}"))
+
+
+@portal.command(
+    "new-key",
+    epilog=epilog(
+        "export B24SYNC_SECRET_KEY=$(b24sync portal new-key)",
+        exits="0  done",
+    ),
+)
+@as_json
+@click.pass_obj
+def make_key(desk: Desk, *, as_json: bool) -> None:
+    """Print a fresh key that encrypts stored credentials; it is kept nowhere.
+
+    Give it to every worker and keep it safe: without it, stored credentials cannot be read. To
+    change it, put the new one before the old one, with a comma between them.
+    """
+    key = new_key()
+    if as_json:
+        desk.emit({"secret_key": key})
+        return
+    click.echo(key)
+    desk.note("keep it where your other secrets are, and set it for the command and all workers:")
+    desk.note("  export B24SYNC_SECRET_KEY=…")

@@ -1,0 +1,221 @@
+"""``b24sync status``: how every portal stands, and what a person must do."""
+
+from collections.abc import Iterator, Mapping
+
+import click
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from b24sync.cli.desk import Desk, Refused, as_json, epilog
+from b24sync.cli.layout import NARROW, counted, number, record, span, table
+from b24sync.cli.portals import state_text
+from b24sync.core.faults import advice
+from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome
+from b24sync.edge import views
+from b24sync.edge.database import reading
+from b24sync.edge.views import Backlog, LaneView, Overview, PortalView
+
+RECENT_MIN = views.RECENT_MS // 60_000
+STALE_MS = 300_000
+"""Age of a due row from which it looks as if nobody took any."""
+
+NOTHING = Backlog()
+
+WIDE_COLUMNS = (
+    "ready",
+    "later",
+    "sending",
+    "doubt",
+    "parked",
+    "held",
+    "dead",
+    "oldest",
+    "next",
+    "done",
+    "failed",
+)
+NARROW_COLUMNS = ("ready", "waits", "sending", "doubt", "dead", "done", "failed")
+
+
+@click.command(
+    short_help="Show how every portal stands, and what to do.",
+    epilog=epilog(
+        "b24sync status",
+        "watch -n 5 b24sync status",
+        "b24sync status --json | jq '.portals[] | select(.dead > 0) | .code'",
+        exits="0  shown; 2  no such portal; 3  the database cannot be used",
+    ),
+)
+@click.option("--portal", metavar="CODE", help="Only this portal.")
+@as_json
+@click.pass_obj
+def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
+    """Show how every portal stands: what waits, what rests, what went wrong, what to do.
+
+    ready: due now. later: due at a later time. sending: in a request. doubt: sent, answer unknown.
+    parked: behind an earlier row of its entity. held: waits for another entity's id, or a person.
+    waits: later, parked and held together, where the terminal is narrow. dead: given up on, see
+    `b24sync dead`. done, failed: finished in the last ten minutes. oldest: age of the oldest row
+    that is due.
+    """
+    with desk.opened() as world, reading(world.engine) as connection:
+        over = views.overview(connection)
+    codes = [code for code in (*over.portals, *over.unknown) if portal in (None, code)]
+    if portal is not None and not codes:
+        known = ", ".join(over.portals) or "none yet"
+        raise Refused(f"there is no portal {portal!r}; known are: {known}")
+    if as_json:
+        desk.emit({"portals": [_document(over, code) for code in codes]})
+        return
+    if not codes:
+        desk.note("no portals and no changes yet; `b24sync portal add CODE` makes a portal known")
+        return
+    desk.show(_rows(over, codes, is_narrow=desk.out.width < NARROW), Text())
+    tasks = [task for code in codes for task in _tasks(over, code)]
+    if tasks:
+        desk.show(Text("What to do", "bold"))
+        for task in tasks:
+            desk.show(Padding(task, (0, 0, 0, 2), expand=False))
+    else:
+        desk.show(Text("Nothing to do.", "green"))
+
+
+def _rows(over: Overview, codes: list[str], *, is_narrow: bool) -> Table:
+    shown = table()
+    shown.add_column("portal", overflow="fold", style="bold")
+    shown.add_column("state", no_wrap=True)
+    for name in NARROW_COLUMNS if is_narrow else WIDE_COLUMNS:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for code in codes:
+        view, lane = over.portals.get(code), over.lanes.get(code)
+        cells = _cells(over, code)
+        if is_narrow:
+            backlog = over.backlogs.get(code, NOTHING)
+            cells["waits"] = number(backlog.later + backlog.parked + backlog.held)
+        names = NARROW_COLUMNS if is_narrow else WIDE_COLUMNS
+        shown.add_row(Text(code), _state(view, lane), *(cells[name] for name in names))
+    return shown
+
+
+def _cells(over: Overview, code: str) -> dict[str, Text]:
+    """What is counted of one portal, by the name of its column."""
+    view, lane = over.portals.get(code), over.lanes.get(code)
+    backlog, recent = over.backlogs.get(code, NOTHING), over.recent.get(code, {})
+    return {
+        "ready": number(backlog.ready),
+        "later": number(backlog.later),
+        "sending": number(backlog.batched),
+        "doubt": _loud(backlog.doubt, "magenta"),
+        "parked": number(backlog.parked),
+        "held": number(backlog.held),
+        "dead": _loud(over.dead.get(code, 0), "red"),
+        "oldest": Text(span(backlog.oldest_ms)),
+        "next": Text(_next(view, lane, backlog)),
+        "done": number(_done(recent)),
+        "failed": _loud(recent.get(ResultOutcome.FAILED, 0), "red"),
+    }
+
+
+def _state(view: PortalView | None, lane: LaneView | None) -> Text:
+    if view is None:
+        return Text("UNKNOWN", "bold red reverse")
+    if view.state == PortalState.ACTIVE and lane is not None and lane.resting_ms:
+        return Text("unreachable", "bold yellow")
+    return state_text(view.state)
+
+
+def _loud(value: int, style: str) -> Text:
+    return number(value) if value == 0 else Text(number(value).plain, f"bold {style}")
+
+
+def _next(view: PortalView | None, lane: LaneView | None, backlog: Backlog) -> str:
+    """When the portal is called again, as far as that is known."""
+    if view is None or view.state != PortalState.ACTIVE or lane is None:
+        return "-"
+    if lane.owner is not None or lane.next_due_ms == 0:
+        return "now"
+    if lane.next_due_ms is None and backlog.ready:
+        return "when rung"
+    return span(lane.next_due_ms)
+
+
+def _done(recent: Mapping[str, int]) -> int:
+    """Rows finished well in the last minutes."""
+    failed = recent.get(ResultOutcome.FAILED, 0)
+    return sum(n for outcome, n in recent.items() if outcome in FINAL_OUTCOMES) - failed
+
+
+def _tasks(over: Overview, code: str) -> Iterator[Text]:
+    """What a person must do about one portal, in words; the gravest first."""
+    view, lane = over.portals.get(code), over.lanes.get(code)
+    backlog = over.backlogs.get(code, NOTHING)
+    if view is None:
+        rows = counted(backlog.total, "row names", "rows name")
+        yield _task(
+            code,
+            f"{rows} a portal that does not exist: `b24sync portal add {code}`, or mend what "
+            "writes them.",
+            "bold red",
+        )
+        return
+    if view.state != PortalState.ACTIVE:
+        yield _task(code, f"{view.state}: {view.reason} — {advice(PortalState(view.state))}", "red")
+    elif lane is None:
+        yield _task(code, f"it has no lane: `b24sync portal add {code} --replace`.", "red")
+    elif lane.resting_ms:
+        tries = counted(lane.fail_streak, "time")
+        yield _task(
+            code,
+            f"could not be reached {tries} in a row, next try in {span(lane.resting_ms)}: "
+            f"`b24sync portal check {code}`.",
+            "yellow",
+        )
+    elif _is_stale(backlog, lane):
+        yield _task(
+            code,
+            f"a row has been due for {span(backlog.oldest_ms)} and nobody takes it: is a worker "
+            "running? `b24sync sync` sends from here.",
+            "yellow",
+        )
+    dead = over.dead.get(code, 0)
+    if dead:
+        rows = counted(dead, "dead letter rests", "dead letters rest")
+        yield _task(code, f"{rows}: `b24sync dead --portal {code}` shows why.", "red")
+    if backlog.held:
+        rows = counted(backlog.held, "row waits", "rows wait")
+        yield _task(
+            code,
+            f"{rows} for another entity's id, or for a person; an entity that nobody adds is "
+            "waited for without end.",
+            "yellow",
+        )
+    if backlog.doubt:
+        rows = counted(backlog.doubt, "row was sent", "rows were sent")
+        yield _task(code, f"{rows} and no answer came: the portal is asked by itself.", "magenta")
+
+
+def _is_stale(backlog: Backlog, lane: LaneView) -> bool:
+    return lane.owner is None and (backlog.oldest_ms or 0) > STALE_MS
+
+
+def _task(code: str, words: str, style: str) -> Text:
+    return Text(f"{code}: ", style).append(words, "default not bold")
+
+
+def _document(over: Overview, code: str) -> dict[str, object]:
+    view, lane = over.portals.get(code), over.lanes.get(code, LaneView())
+    backlog, recent = over.backlogs.get(code, NOTHING), over.recent.get(code, {})
+    return {
+        "code": code,
+        "known": view is not None,
+        "state": view.state if view is not None else None,
+        "reason": view.reason if view is not None else None,
+        "base_url": view.base_url if view is not None else None,
+        **record(backlog),
+        **record(lane),
+        "dead": over.dead.get(code, 0),
+        "recent": dict(recent),
+        "recent_minutes": RECENT_MIN,
+        "to_do": [task.plain for task in _tasks(over, code)],
+    }

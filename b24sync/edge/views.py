@@ -1,0 +1,211 @@
+"""What people ask the tables: read-only, and every age by the database's clock.
+
+Nothing here is used to decide what is sent; it only shows. Each function is one question and a
+handful of statements at the most.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, case, func, select, text
+
+from b24sync.core.model import RowState
+from b24sync.edge.database import now_ms
+from b24sync.edge.tables import dead, lane, outbox, portal, rollup
+
+RECENT_MS = 600_000
+"""How far back throughput is counted: ten minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortalView:
+    """One portal as its row says.
+
+    Units: ``state_at_ms`` epoch milliseconds; rates as in the table.
+    """
+
+    code: str
+    base_url: str
+    auth_kind: str
+    user: str | None
+    has_secret: bool
+    rate_x: float
+    rate_y: float
+    server_max_s: int
+    state: str
+    reason: str | None
+    state_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneView:
+    """When a portal is next called.
+
+    Units: milliseconds from now; ``None``, nothing is waited for.
+    """
+
+    next_due_ms: int | None = None
+    resting_ms: int | None = None
+    fail_streak: int = 0
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """The unfinished rows of a portal.
+
+    Shape: ``ready`` are due now, ``later`` are ready and due at a later time.
+    Units: ``oldest_ms`` is the age of the oldest row that is due now.
+    """
+
+    ready: int = 0
+    later: int = 0
+    batched: int = 0
+    doubt: int = 0
+    parked: int = 0
+    held: int = 0
+    oldest_ms: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Every unfinished row."""
+        return self.ready + self.later + self.batched + self.doubt + self.parked + self.held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All that ``status`` shows; by portal code, and codes without a portal have no ``portals``."""
+
+    portals: Mapping[str, PortalView]
+    lanes: Mapping[str, LaneView]
+    backlogs: Mapping[str, Backlog]
+    dead: Mapping[str, int]
+    recent: Mapping[str, Mapping[str, int]]
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Codes that rows name and no portal has."""
+        return tuple(sorted(set(self.backlogs) - set(self.portals)))
+
+
+def overview(connection: Connection) -> Overview:
+    """How every portal stands.
+
+    Writes: nothing.
+    """
+    return Overview(
+        portals={view.code: view for view in portals(connection)},
+        lanes=_lanes(connection),
+        backlogs=backlogs(connection),
+        dead=_dead(connection),
+        recent=_recent(connection),
+    )
+
+
+def portals(connection: Connection) -> tuple[PortalView, ...]:
+    """All portals, by code.
+
+    Writes: nothing.
+    """
+    found = connection.execute(select(portal).order_by(portal.c.code)).mappings()
+    return tuple(
+        PortalView(
+            code=row["code"],
+            base_url=row["base_url"],
+            auth_kind=row["auth_kind"],
+            user=row["credential_user"],
+            has_secret=row["secret"] is not None,
+            rate_x=row["rate_x"],
+            rate_y=row["rate_y"],
+            server_max_s=row["server_max_s"],
+            state=row["state"],
+            reason=row["state_reason"],
+            state_at_ms=row["state_at"],
+        )
+        for row in found
+    )
+
+
+def backlogs(
+    connection: Connection, *, code: str | None = None, kinds: tuple[str, ...] = ()
+) -> Mapping[str, Backlog]:
+    """How many unfinished rows there are, by portal; portals without any are absent.
+
+    Writes: nothing.
+    """
+    statement = select(
+        outbox.c.portal,
+        outbox.c.state,
+        case((outbox.c.due_at > now_ms(), 1), else_=0).label("is_later"),
+        func.count().label("n"),
+        func.min(outbox.c.created_at).label("first"),
+        now_ms().label("now"),
+    ).group_by(outbox.c.portal, outbox.c.state, text("is_later"))
+    if code is not None:
+        statement = statement.where(outbox.c.portal == code)
+    if kinds:
+        statement = statement.where(outbox.c.kind.in_(kinds))
+    counts: dict[str, dict[str, int]] = {}
+    oldest: dict[str, int] = {}
+    for row in connection.execute(statement).mappings():
+        state = row["state"]
+        is_due = state == RowState.READY and not row["is_later"]
+        name = "later" if state == RowState.READY and not is_due else state
+        of_portal = counts.setdefault(row["portal"], {})
+        of_portal[name] = of_portal.get(name, 0) + row["n"]
+        if is_due:
+            oldest[row["portal"]] = max(0, row["now"] - row["first"])
+    return {name: Backlog(**found, oldest_ms=oldest.get(name)) for name, found in counts.items()}
+
+
+def _lanes(connection: Connection) -> Mapping[str, LaneView]:
+    """The first lane of each portal that will be due."""
+    found = connection.execute(
+        select(lane, now_ms().label("now")).order_by(lane.c.portal, lane.c.lane)
+    ).mappings()
+    views: dict[str, LaneView] = {}
+    for row in found:
+        view = _lane(row)
+        known = views.get(row["portal"])
+        if known is None or _sooner(view, known):
+            views[row["portal"]] = view
+    return views
+
+
+def _lane(row: RowMapping) -> LaneView:
+    due_at, until, now = row["next_due_at"], row["breaker_until"], row["now"]
+    is_resting = until is not None and until > now
+    is_owned = row["lease_until"] is not None and row["lease_until"] >= now
+    return LaneView(
+        next_due_ms=None if due_at is None else max(0, max(due_at, until or 0) - now),
+        resting_ms=until - now if is_resting else None,
+        fail_streak=row["fail_streak"],
+        owner=row["lease_owner"] if is_owned else None,
+    )
+
+
+def _sooner(one: LaneView, other: LaneView) -> bool:
+    if one.next_due_ms is None:
+        return False
+    return other.next_due_ms is None or one.next_due_ms < other.next_due_ms
+
+
+def _dead(connection: Connection) -> Mapping[str, int]:
+    statement = (
+        select(dead.c.portal, func.count())
+        .where(dead.c.closed_at.is_(None))
+        .group_by(dead.c.portal)
+    )
+    return {row[0]: row[1] for row in connection.execute(statement)}
+
+
+def _recent(connection: Connection) -> Mapping[str, Mapping[str, int]]:
+    statement = (
+        select(rollup.c.portal, rollup.c.outcome, func.sum(rollup.c.n))
+        .where(rollup.c.minute > now_ms() - RECENT_MS)
+        .group_by(rollup.c.portal, rollup.c.outcome)
+    )
+    counted: dict[str, dict[str, int]] = {}
+    for code, outcome, n in connection.execute(statement):
+        counted.setdefault(code, {})[outcome] = int(n)
+    return counted

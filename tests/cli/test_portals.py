@@ -1,0 +1,180 @@
+"""``b24sync portal``: a webhook is a credential and never shown, stored or taken in the clear."""
+
+import io
+from pathlib import Path
+
+import click
+import pytest
+from sqlalchemy import Engine
+
+from b24sync.edge import tables
+from b24sync.edge.tokens import Keyring
+from b24sync.sandbox import Fault, FaultAction, Sandbox
+from b24sync.settings import Settings
+from tests.cli.conftest import Cli
+from tests.house import add_portal, one, rows_of
+
+HOOK = "https://acme.example/rest/7/hushhush/"
+
+
+def test_the_webhook_is_asked_for_without_echo(
+    cli: Cli, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither screen nor history sees it."""
+    asked: list[bool] = []
+
+    def answered(_question: str, *, hide_input: bool, err: bool) -> str:
+        asked.append(hide_input and err)
+        return HOOK
+
+    monkeypatch.setattr(click, "prompt", answered)
+
+    ran = cli("portal", "add", "acme")
+
+    assert ran.code == 0
+    assert asked == [True]
+    assert "hushhush" not in ran.out + ran.err
+    assert one(sqlite_engine, tables.portal)["base_url"] == "https://acme.example"
+
+
+def test_a_webhook_that_nobody_types_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no terminal is, the other ways are named."""
+
+    def nobody(*_args: object, **_kwargs: object) -> str:
+        raise click.Abort
+
+    monkeypatch.setattr(click, "prompt", nobody)
+
+    ran = cli("portal", "add", "acme")
+
+    assert ran.code == 2
+    assert "--webhook -" in ran.err
+
+
+def test_a_webhook_on_the_command_line_is_refused(cli: Cli, sqlite_engine: Engine) -> None:
+    """One line that says why and how, without repeating it."""
+    ran = cli("portal", "add", "acme", "--webhook", HOOK)
+
+    assert ran.code == 2
+    assert "--webhook-file" in ran.err
+    assert "hushhush" not in ran.err
+    assert rows_of(sqlite_engine, tables.portal) == []
+
+
+def test_a_webhook_is_read_from_stdin(
+    cli: Cli, settings: Settings, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a vault can hand it over; stored encrypted, with the user apart."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{HOOK}\n"))
+
+    ran = cli("portal", "add", "acme", "--webhook", "-", "--plan", "enterprise")
+
+    row = one(sqlite_engine, tables.portal)
+    assert ran.code == 0
+    assert "hushhush" not in row["secret"]
+    assert Keyring.from_keys(settings.secret_key).decrypt(row["secret"]) == "rest/7/hushhush/"
+    assert (row["credential_user"], row["rate_x"], row["rate_y"]) == ("7", 250, 5)
+
+
+def test_a_webhook_is_read_from_a_file(cli: Cli, tmp_path: Path) -> None:
+    """A mounted secret is a file."""
+    file = tmp_path / "hook"
+    file.write_text(f"{HOOK}\n")
+
+    ran = cli("portal", "add", "acme", "--webhook-file", str(file), "--rate", "10/1", "--json")
+
+    assert ran.code == 0
+    assert ran.document["code"] == "acme"
+    assert (ran.document["rate_x"], ran.document["rate_y"]) == (10, 1)
+
+
+def test_without_a_key_nothing_is_stored(
+    cli: Cli, settings: Settings, sandbox: Sandbox, sqlite_engine: Engine
+) -> None:
+    """The refusal names the variable and the command that makes a key."""
+    keyless = Settings(database_url=settings.database_url)
+
+    ran = cli("portal", "add", "acme", "--webhook", sandbox.webhook_url, settings=keyless)
+
+    assert ran.code == 2
+    assert "B24SYNC_SECRET_KEY" in ran.err
+    assert "b24sync portal new-key" in ran.err
+    assert rows_of(sqlite_engine, tables.portal) == []
+
+
+def test_a_known_portal_is_changed_only_if_that_is_meant(cli: Cli, acme: Sandbox) -> None:
+    """``--replace`` says so; for an unknown one it makes none."""
+    again = cli("portal", "add", "acme", "--webhook", acme.webhook_url)
+    replaced = cli("portal", "add", "acme", "--webhook", acme.webhook_url, "--replace")
+    unknown = cli("portal", "add", "other", "--webhook", acme.webhook_url, "--replace")
+
+    assert (again.code, replaced.code, unknown.code) == (2, 0, 2)
+    assert "--replace" in again.err
+    assert "acme" in unknown.err
+
+
+def test_a_portal_that_can_be_called_passes_the_check(cli: Cli, acme: Sandbox) -> None:
+    """Who calls, what may be done, how long it takes."""
+    ran = cli("portal", "check", "acme", "--json")
+
+    subjects = [finding["subject"] for finding in ran.document["findings"]]
+    assert ran.code == 0
+    assert subjects == ["user", "portal's clock", "scope", "round trip"]
+    assert len(acme.requests()) == 3
+
+
+def test_a_refusing_portal_fails_the_check_with_advice(cli: Cli, acme: Sandbox) -> None:
+    """The portal's own words, and what a person must do; exit code 1."""
+    acme.add_fault(
+        Fault(action=FaultAction.ERROR, code="INVALID_CREDENTIALS", text="Wrong credentials")
+    )
+
+    ran = cli("portal", "check", "acme")
+
+    assert ran.code == 1
+    assert "INVALID_CREDENTIALS: Wrong credentials" in ran.out
+    assert "Store a new webhook" in ran.out
+
+
+def test_an_absent_portal_fails_the_check(cli: Cli, acme: Sandbox) -> None:
+    """Nobody listens there."""
+    acme.stop()
+
+    ran = cli("portal", "check", "acme")
+
+    assert ran.code == 1
+    assert "not reached" in ran.out
+
+
+def test_a_pause_holds_until_it_is_ended(cli: Cli, acme: Sandbox, sqlite_engine: Engine) -> None:
+    """With the reason that people see; a second pause does not take the first one's reason."""
+    assert acme.requests() == []
+
+    paused = cli("portal", "pause", "acme", "--reason", "holidays")
+    again = cli("portal", "pause", "acme", "--reason", "other", "--json")
+    listed = cli("portal", "list", "--json")
+    resumed = cli("portal", "resume", "acme")
+
+    assert (paused.code, again.code, resumed.code) == (0, 0, 0)
+    assert again.document == {"portal": "acme", "paused": False}
+    assert (listed.document["state"], listed.document["reason"]) == ("paused", "holidays")
+    assert one(sqlite_engine, tables.portal)["state"] == "active"
+
+
+def test_an_unknown_portal_is_answered_with_the_known_ones(cli: Cli, sqlite_engine: Engine) -> None:
+    """A misspelt code is found at a glance."""
+    add_portal(sqlite_engine, "acme")
+
+    for words in (["pause", "acne", "--reason", "x"], ["resume", "acne"], ["check", "acne"]):
+        ran = cli("portal", *words)
+
+        assert ran.code == 2
+        assert "known are: acme" in ran.err
+
+
+def test_the_list_shows_no_secret(cli: Cli, acme: Sandbox) -> None:
+    """Only that there is one."""
+    ran = cli("portal", "list")
+
+    assert "webhook of user 1, stored" in ran.out
+    assert acme.config.code not in ran.out
