@@ -222,6 +222,17 @@ def _unreachable(server: tuple[str, str], error: BaseException) -> NoReturn:
     where = make_url(_address(server)).render_as_string(hide_password=True)
     cause = (str(error).splitlines() or [type(error).__name__])[0]
     message = f"cannot use {where} ({cause}); set {variable} to another address"
-    if os.environ.get("B24SYNC_TEST_REQUIRE_SERVICES") == "1":
-        pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything must be there to test with, a test that skips has failed."""
+    report = yield
+    if report.skipped and os.environ.get("B24SYNC_TEST_REQUIRE_SERVICES") == "1":
+        report.outcome = "failed"
+        reason = call.excinfo.value if call.excinfo is not None else "skipped"
+        report.longrepr = f"{item.nodeid} may not be skipped here: {reason}"
+    return report

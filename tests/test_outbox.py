@@ -208,12 +208,11 @@ def test_a_row_holds_what_the_change_said(engine: Engine, application: Engine) -
     assert (row["state"], row["attempts"], row["deliveries"]) == ("ready", 0, 0)
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 def test_tables_in_a_schema_of_their_own_are_written_by_an_outbox_that_knows_it(
-    backend: str, database_url: str
+    database_url: str,
 ) -> None:
     """PostgreSQL only: the other databases have no schemas beside the database itself."""
-    if backend != "postgresql":
-        pytest.skip("only PostgreSQL has schemas")
     application = create_engine(database_url)
     aside = make_engine(database_url, schema="aside")
     with application.begin() as connection:
