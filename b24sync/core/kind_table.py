@@ -57,6 +57,7 @@ found again; what else an add needs the portal says itself.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -97,6 +98,7 @@ def find_kind(name: str, declared: Mapping[str, Kind] = _NO_KINDS) -> Kind | Non
     )
 
 
+@lru_cache(maxsize=1024)
 def _item(name: str, entity_type: int, *, add: str = "crm.item.add") -> Kind:
     # crm.item.add, update, delete, list and import pages; markers: object fields page. The text
     # tells a missing item from a missing smart process, which has the same code.

@@ -142,12 +142,12 @@ class RetryPolicy:
 
 
 METHOD_PAUSE_MS = 60_000
-"""How long a method rests when the portal refused it for time and named no end: one of the ten
-one-minute baskets of the portal's own window (Bitrix24 REST manual, "Limits")."""
+"""The longest that a method rests which the portal refused for time: one of the ten one-minute
+baskets of the portal's window (Bitrix24 REST manual, "Limits"). The end that a refusal names is that
+of the whole window, but time is given back basket by basket, and a refused try costs nothing."""
 
-METHOD_WINDOW_MS = 600_000
-"""The portal counts a method's time over ten minutes, so no end lies further off, whatever the
-difference between its clock and ours."""
+METHOD_GRACE_MS = 1_000
+"""Added to that end, which the portal cuts to whole seconds."""
 
 RATE_PAUSE_MS = 1_000
 """Upper bound of the dice after a refusal for rate; the bucket itself says when a call fits."""
@@ -217,7 +217,8 @@ def deferral_ms(fault: Fault, *, retry_at_ms: int | None, now_ms: int, jitter: f
     if fault.kind is FaultKind.METHOD_TIME:
         rest_ms = retry_at_ms - now_ms if retry_at_ms is not None else METHOD_PAUSE_MS
         # A second of dice: the basket's end is the same for every row that waits for it.
-        return min(max(0, rest_ms), METHOD_WINDOW_MS) + int(jitter * 1_000)
+        dice_ms = METHOD_GRACE_MS + int(jitter * 1_000)
+        return min(max(0, rest_ms), METHOD_PAUSE_MS) + dice_ms
     if fault.kind is FaultKind.RATE:
         return int(jitter * RATE_PAUSE_MS)
     return 0

@@ -465,7 +465,8 @@ link = Table(
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
     CheckConstraint(_one_of("state", LinkState), name="state"),
     CheckConstraint("(state = 'present') = (remote_id IS NOT NULL)", name="present_has_an_id"),
-    UniqueConstraint("portal", "kind", "remote_id", name="uq_b24sync_link_remote"),
+    # The id first: the key's own index is then the only one that begins with portal and kind.
+    UniqueConstraint("remote_id", "kind", "portal", name="uq_b24sync_link_remote"),
     **MYSQL_OPTIONS,
 )
 """Local entity to remote id, unique both ways."""

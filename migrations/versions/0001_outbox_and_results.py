@@ -356,7 +356,7 @@ def _link() -> None:
             "state": "state IN ('present', 'absent', 'deleted', 'doubt', 'conflict')",
             "present_has_an_id": "(state = 'present') = (remote_id IS NOT NULL)",
         },
-        unique={"remote": ["portal", "kind", "remote_id"]},
+        unique={"remote": ["remote_id", "kind", "portal"]},
     )
 
 

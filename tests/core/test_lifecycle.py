@@ -285,13 +285,13 @@ METHOD_TIME = fault(FaultKind.METHOD_TIME)
         pytest.param(
             Deferred(fault=METHOD_TIME, retry_at_ms=NOW_MS + 9_000),
             0,
-            Retry(delay_ms=9_500, charged=False, fault=METHOD_TIME),
+            Retry(delay_ms=10_500, charged=False, fault=METHOD_TIME),
             id="method time, end named",
         ),
         pytest.param(
             Deferred(fault=METHOD_TIME),
             0,
-            Retry(delay_ms=60_500, charged=False, fault=METHOD_TIME),
+            Retry(delay_ms=61_500, charged=False, fault=METHOD_TIME),
             id="method time, end unnamed",
         ),
         pytest.param(
@@ -406,10 +406,13 @@ def test_a_row_never_waits_longer_than_the_cap(
         pytest.param(FaultKind.RATE, None, 0.0, 0, id="rate, luckiest"),
         pytest.param(FaultKind.RATE, None, ALMOST_ONE, 999, id="rate, unluckiest"),
         pytest.param(FaultKind.RATE, NOW_MS + 9_000, 0.5, 500, id="rate ignores an end"),
-        pytest.param(FaultKind.METHOD_TIME, NOW_MS + 9_000, 0.0, 9_000, id="method, end named"),
-        pytest.param(FaultKind.METHOD_TIME, NOW_MS + 9_000, ALMOST_ONE, 9_999, id="method, dice"),
-        pytest.param(FaultKind.METHOD_TIME, NOW_MS - 9_000, 0.0, 0, id="method, end passed"),
-        pytest.param(FaultKind.METHOD_TIME, None, 0.0, 60_000, id="method, end unnamed"),
+        pytest.param(FaultKind.METHOD_TIME, NOW_MS + 9_000, 0.0, 10_000, id="method, end named"),
+        pytest.param(FaultKind.METHOD_TIME, NOW_MS + 9_000, ALMOST_ONE, 10_999, id="method, dice"),
+        pytest.param(FaultKind.METHOD_TIME, NOW_MS - 9_000, 0.0, 1_000, id="method, end passed"),
+        pytest.param(FaultKind.METHOD_TIME, None, 0.0, 61_000, id="method, end unnamed"),
+        pytest.param(
+            FaultKind.METHOD_TIME, NOW_MS + 600_000, 0.0, 61_000, id="method, end of the window"
+        ),
         pytest.param(FaultKind.TOKEN, None, 0.5, 0, id="token"),
         pytest.param(FaultKind.PORTAL, NOW_MS + 9_000, 0.5, 0, id="portal"),
     ],
