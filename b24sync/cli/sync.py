@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import click
@@ -84,8 +85,10 @@ def sync(  # noqa: PLR0913 - one parameter for each option
         _refuse_closed(world, portal)
         with reading(world.engine) as connection:
             newest = stories.last_result_id(connection)
-        with bar(desk.err, unit="rows") as progress:
-            _log_to(progress, is_verbose=verbose)
+        with (
+            bar(desk.err, unit="rows") as progress,
+            _logging(progress, is_verbose=verbose),
+        ):
             run = _Run(
                 world=world,
                 order=order,
@@ -213,16 +216,20 @@ def _final(outcomes: Mapping[str, int]) -> int:
     return sum(n for outcome, n in outcomes.items() if outcome in FINAL_OUTCOMES)
 
 
-def _log_to(progress: Progress, *, is_verbose: bool) -> None:
+@contextmanager
+def _logging(progress: Progress, *, is_verbose: bool) -> Generator[None]:
     """The package's log beside the bar, or nowhere: what matters is in the tables."""
     log = logging.getLogger("b24sync")
-    log.handlers = [
-        RichHandler(console=progress.console, show_path=False)
-        if is_verbose
-        else logging.NullHandler()
-    ]
+    before = (log.handlers, log.propagate, log.level)
+    beside = RichHandler(console=progress.console, show_path=False)
+    log.handlers = [beside if is_verbose else logging.NullHandler()]
     log.propagate = False
     log.setLevel(logging.INFO if is_verbose else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before[:2]
+        log.setLevel(before[2])
 
 
 def _left(backlogs: Mapping[str, Backlog]) -> Mapping[str, Backlog]:
