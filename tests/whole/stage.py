@@ -119,14 +119,18 @@ class Stage:
 
     def work(self, *names: str, pool: str = "prefork") -> None:
         """Start workers of two slots each, and beat: inside the only worker, or by itself."""
-        queue = self.environment["B24SYNC_QUEUE"]
         schedule = ("-s", str(self.home / "schedule"))
         embedded = ("-B", *schedule) if len(names) == 1 else ()
         for name in names:
-            options = ("-n", f"{name}-{queue}@%h", "-Q", queue, "-c", "2", "--pool", pool)
-            self._celery(name, "worker", "--loglevel", "INFO", *options, *embedded)
+            self.start_worker(name, *embedded, pool=pool)
         if not embedded:
             self._celery("beat", "beat", *schedule)
+
+    def start_worker(self, name: str, *options: str, pool: str) -> None:
+        """Start one worker of two slots."""
+        queue = self.environment["B24SYNC_QUEUE"]
+        named = ("-n", f"{name}-{queue}@%h", "-Q", queue, "-c", "2", "--pool", pool)
+        self._celery(name, "worker", "--loglevel", "INFO", *named, *options)
 
     def wait_empty(self, *, within_s: float) -> None:
         """Wait until the outbox is empty."""

@@ -1,0 +1,79 @@
+"""Workers killed at any moment: nothing is lost, nothing is made twice, and doubt is visible."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+
+from b24sync import Change, enqueue_many
+from b24sync.edge.database import writing
+from tests.whole.conftest import SetUp
+from tests.whole.readings import held
+from tests.whole.stage import Stack, Stage, end, wait_until
+
+WORKERS = ("one", "two", "three")
+IMPATIENT = {
+    "B24SYNC_LEASE_S": "1",
+    "B24SYNC_RECOVER_S": "0.5",
+    "B24SYNC_REQUEST_TIMEOUT_S": "3",
+    "B24SYNC_QUIET_MARGIN_S": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("rows", "kills"),
+    [
+        pytest.param(2_000, 6, id="short"),
+        pytest.param(50_000, 100, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
+)
+def test_killed_workers_lose_nothing_and_make_nothing_twice(
+    set_up: SetUp, stack: Stack, rows: int, kills: int
+) -> None:
+    """What was sent and not answered stays in doubt; everything else ends in one final result."""
+    stage = set_up(IMPATIENT, latency_s=0.02)
+    stage.prepare()
+    with writing(stage.engine) as connection:
+        enqueue_many(connection, adds(rows))
+
+    kill_at_random(stage, stack, kills)
+    wait_until(lambda: not waiting(stage), within_s=120, what=stage.report)
+
+    finals = stage.rows(
+        "SELECT entity_key, count(*) AS n FROM b24sync_result WHERE final GROUP BY entity_key"
+    )
+    states = Counter(str(row["state"]) for row in stage.rows("SELECT state FROM b24sync_outbox"))
+    made = Counter(str(record["originId"]) for record in held(stage).values())
+    settled = {f"company:{row['entity_key']}" for row in finals}
+    assert {row["n"] for row in finals} == {1}
+    assert set(states) <= {"doubt"}
+    assert len(finals) + states["doubt"] == rows
+    assert max(made.values()) == 1
+    assert settled <= set(made)
+
+
+def adds(rows: int) -> Iterator[Change]:
+    """Records that would be made twice if a request were repeated blindly."""
+    for number in range(rows):
+        yield Change("company", f"k-{number}", "add", fields={"title": f"Имя {number}"})
+
+
+def kill_at_random(stage: Stage, stack: Stack, kills: int) -> None:
+    """Kill one of three workers with its children, again and again, and start another."""
+    dice = random.Random(kills)  # noqa: S311 - chance, not cryptography
+    stage.work(*WORKERS, pool=stack.pool)
+    for _ in range(kills):
+        Event().wait(dice.uniform(0.3, 1.2))
+        name = dice.choice(WORKERS)
+        victim = next(one for one in stage.started if one.name == name)
+        end(victim)
+        stage.started.remove(victim)
+        stage.start_worker(name, pool=stack.pool)
+
+
+def waiting(stage: Stage) -> bool:
+    """Whether rows are left that a worker can still do something about."""
+    busy = "SELECT count(*) FROM b24sync_outbox WHERE state <> 'doubt'"
+    return stage.number(busy) > 0
