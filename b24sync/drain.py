@@ -295,10 +295,13 @@ def _claim(
     """Claim and journal, in one transaction: rows to commands, commands to one batch."""
     if not lanes.keep(connection, mine, lease_ms=_ms(world.settings.lease_s)):
         return None
+    now_ms = lanes.now_if_active(connection, mine.tenant)
+    if now_ms is None:
+        return _Rest()
     size = world.settings.batch_size
     if order.limit is not None:
         size = min(size, order.limit - before.rows)
-    blocked, now_ms = lanes.blocked_methods(connection, mine.tenant)
+    blocked = lanes.blocked_methods(connection, mine.tenant)
     rows: dict[int, Row] = {}
     aside = Plan()
     commands: tuple[Command, ...] = ()
@@ -434,10 +437,11 @@ def _recorded(
     silent = all(row.in_doubt for row in rows)
     rest_ms = _rest_ms(world, mine, whole, silent=silent)
     answer = _Answer(rows=rows, reply=reply, whole=whole, silent=silent, rest_ms=rest_ms)
+    goes_on = whole is None and not silent
     if not transact(world.engine, partial(_settle, world, mine, ready, answer)):
         log.warning("answer_late portal=%s batch=%d", mine.tenant.code, ready.batch_id)
+        return _Pass(tally=ready.tally + Tally(batches=1), goes_on=goes_on, rest_ms=rest_ms)
     _report(mine, ready, answer)
-    goes_on = whole is None and not silent
     return _Pass(tally=ready.tally + _tally(rows), goes_on=goes_on, rest_ms=rest_ms)
 
 
@@ -482,11 +486,11 @@ def _heed_methods(
     world: World, connection: Connection, mine: Lane, ready: _Ready, reply: Reply
 ) -> None:
     """Methods that the portal refuses for time are left alone until it says."""
-    blocked = [name for name, time in method_times(ready.batch, reply).items() if time.is_blocked]
+    times = method_times(ready.batch, reply)
+    blocked = [name for name, time in times.items() if time.is_blocked]
     if not blocked:
         return
-    times = method_times(ready.batch, reply)
-    _, now_ms = lanes.blocked_methods(connection, mine.tenant)
+    now_ms = lanes.clock(connection)
     for name in blocked:
         fault = Fault(code="", text="", kind=FaultKind.METHOD_TIME)
         rest_ms = deferral_ms(

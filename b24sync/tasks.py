@@ -114,10 +114,16 @@ def pump() -> int:
 
 @shared_task(name="b24sync.recover", ignore_result=True, acks_late=False, max_retries=0)
 def recover() -> int:
-    """Deal with what vanished workers left behind; the number of batches and rows moved."""
+    """Deal with what vanished workers left behind; the number of batches and rows moved.
+
+    Rows of a portal that nobody made known are told of in the log, each time, until one does.
+    """
     world = _host().world()
     with world.engine.connect() as connection:
         abandoned = chores.abandoned_batches(connection)
+        unknown = chores.unknown_portals(connection)
+    for code in unknown:
+        log.error("portal_unknown portal=%r", code)
     for number in abandoned:
         transact(world.engine, partial(_recover, number=number))
     return len(abandoned) + transact(world.engine, waiting.sweep)

@@ -13,13 +13,13 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, QueuePool, event, insert
+from sqlalchemy import Engine, QueuePool, event, insert, text
 
 from b24sync.core.errors import SettingsError
-from b24sync.core.model import HaltMode, Ref
+from b24sync.core.model import HaltMode, PortalState, Ref, Unreadable
 from b24sync.core.refs import stored
 from b24sync.drain import Order, Tally, drain
-from b24sync.edge import tables
+from b24sync.edge import dead_letters, lanes, tables
 from b24sync.edge.database import make_engine, writing
 from b24sync.edge.tokens import Keyring, new_key
 from b24sync.sandbox import Sandbox, SandboxConfig
@@ -456,6 +456,79 @@ def test_a_moved_portal_is_named_and_its_new_host_is_sent_nothing(
         assert elsewhere.url in portal["state_reason"]
         assert elsewhere.requests() == []
     assert [row["attempts"] for row in rows_of(house, tables.outbox)] == [0]
+
+
+def test_a_portal_that_a_person_stops_gets_not_one_request_more(house: Engine) -> None:
+    """Whoever stops it has seen something; the worker that has its lane stops with the batch."""
+    add_rows(house, *_keys(60))
+    portal = _portal()
+
+    def stop(_tally: Tally) -> None:
+        with writing(house) as connection:
+            lanes.pause(connection, "default", PortalState.PAUSED, reason="enough")
+
+    tally = drain(world_of(house, portal), Order(), watching=stop)
+
+    assert tally == Tally(batches=1, outcomes={"applied": 50})
+    assert len(portal.asked) == 1
+    assert {row["state"] for row in rows_of(house, tables.outbox)} == {"ready"}
+
+
+def test_an_answer_that_was_recorded_before_is_counted_by_nobody_else(
+    house: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows have their results; a run that comes late did nothing and says nothing else."""
+    add_rows(house, "a")
+
+    def closed_meanwhile(asked: Asked) -> Answer:
+        values = {"state": "reconciled", "closed_at": 9}
+        change(house, tables.batch, values)
+        return Clerk(refused={"=a": ARGUMENT})(asked)
+
+    with caplog.at_level(logging.INFO, logger="b24sync"):
+        tally = drain(world_of(house, ScriptedPortal([closed_meanwhile])), Order())
+
+    assert tally == Tally(batches=1)
+    said = [record.getMessage().split()[0] for record in caplog.records]
+    assert said == ["answer_late"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(f'{{"a": {"9" * 5000}}}', id="a number of thousands of digits"),
+        pytest.param(f'{{"a": 1e{"9" * 20}}}', id="a number beyond all numbers"),
+    ],
+)
+def test_a_number_that_nobody_can_read_stops_nobody_else(house: Engine, document: str) -> None:
+    """Its row ends as a dead letter that can be replayed as it was; the next one is sent."""
+    _is_unreadable_for_itself(house, document)
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_tree_that_nobody_can_read_stops_nobody_else(house: Engine) -> None:
+    """The same, where the database has no bound of its own for lists within lists."""
+    _is_unreadable_for_itself(house, f'{{"a": {"[" * 4000}{"]" * 4000}}}')
+
+
+def _is_unreadable_for_itself(house: Engine, document: str) -> None:
+    statement = text(
+        "INSERT INTO b24sync_outbox (kind, entity_key, operation, fields) "
+        "VALUES ('contact', 'bad', 'add', :fields)"
+    )
+    with writing(house) as connection:
+        connection.execute(statement, {"fields": document})
+    add_rows(house, "good")
+
+    tally = drain(world_of(house, _portal()), Order())
+
+    assert tally == Tally(batches=1, outcomes={"failed": 1, "applied": 1})
+    letter = one(house, tables.dead)
+    assert (letter["entity_key"], letter["error_code"]) == ("bad", "unreadable")
+    assert letter["last_error"].startswith("unreadable: fields: ")
+    with writing(house) as connection:
+        dead_letters.replay(connection, [letter["id"]])
+    assert one(house, tables.outbox)["fields"] == letter["fields"] == Unreadable(document)
 
 
 def test_a_portal_without_a_credential_is_paused_with_what_to_do(house: Engine) -> None:

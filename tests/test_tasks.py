@@ -267,6 +267,19 @@ def test_the_pump_rings_for_each_lane_that_is_due_up_to_its_width(opened: Openin
     assert all(payload["headers"]["expires"] for payload in shop.payloads())
 
 
+def test_rows_of_a_portal_that_nobody_made_known_are_told_of(
+    opened: Opening, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody drains them, so every recovery says so until somebody does something about it."""
+    shop = opened()
+    add_rows(shop.engine, "x", portal="tyop")
+
+    with caplog.at_level(logging.ERROR, logger="b24sync"):
+        shop.run(RECOVER)
+
+    assert [record.getMessage() for record in caplog.records] == ["portal_unknown portal='tyop'"]
+
+
 @on_sqlite
 def test_a_lost_message_is_replaced_by_the_next_pump(opened: Opening, sandbox: Sandbox) -> None:
     """What waits is found in the tables, whoever rang and whoever heard it."""

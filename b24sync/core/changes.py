@@ -245,16 +245,9 @@ def _reference(ref: Ref, path: str, kinds: Mapping[str, Kind]) -> dict[str, obje
 
 
 def _content(row: Row, kind: Kind | None) -> None:
-    """What an operation must carry, and what it must not."""
-    match row.operation:
-        case Operation.CALL:
-            return
-        case Operation.DELETE:
-            if row.fields and kind is not None and kind.linked:
-                raise _Refused("fields", "a delete carries none; the key says what is deleted")
-        case _:
-            if not row.fields and not row.params:
-                raise _Refused("fields", f"are missing; say what to {row.operation}")
+    """What an operation must not carry."""
+    if row.operation is Operation.DELETE and row.fields and kind is not None and kind.linked:
+        raise _Refused("fields", "a delete carries none; the key says what is deleted")
 
 
 def _sayable(row: Row, kinds: Mapping[str, Kind]) -> None:

@@ -15,6 +15,16 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 """A value that JSON can carry; decimals of stored rows arrive as ``decimal.Decimal`` leaves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A stored document that its database takes for JSON, and that cannot be read.
+
+    A number in it has thousands of digits, or lists are nested without end. ``text`` is the document as it is stored.
+    """
+
+    text: str = field(repr=False)
+
+
 class Operation(StrEnum):
     """What the application asks for."""
 
@@ -148,6 +158,7 @@ class Row:
     expires_at_ms: int | None = None
     cancel_requested: bool = False
     first_error: str | None = None
+    headers: object = None
 
 
 class LinkState(StrEnum):

@@ -34,6 +34,7 @@ from b24sync.core.model import (
     Refusal,
     ResultOutcome,
     Row,
+    Unreadable,
     Waiting,
 )
 
@@ -155,6 +156,8 @@ def say(row: Row, around: Surroundings) -> Command:
         return _call(row, fields, params)
     if kind is None:
         raise PlanError("unknown_kind", "kind", f"{row.kind!r} is in no table of kinds")
+    if row.operation is not Operation.DELETE and not fields and not params:
+        raise PlanError("missing", "fields", f"are missing; say what to {row.operation}")
     link = around.links.get((row.kind, row.key))
     operation = _settled_operation(row, kind, link)
     method = method_of(kind, operation)
@@ -186,21 +189,25 @@ def _resolved(row: Row, name: str, part: object, around: Surroundings) -> Mappin
     """A row's fields or params with remote ids in the place of references."""
     if part is None:
         return {}
+    if isinstance(part, Unreadable):
+        raise PlanError(
+            "unreadable", name, "a number is too long or lists are nested too deep to be read"
+        )
     if not refs.is_mapping(part) or refs.MARK in part:
         raise PlanError("not_an_object", name, f"an object of names is needed, not {_sort(part)}")
 
-    def remote_id(ref: Ref) -> str:
+    def remote_id(ref: Ref, path: str) -> str:
         kind = find_kind(ref.kind, around.kinds)
         if kind is None:
-            raise PlanError("unknown_kind", name, f"refers to {ref.kind!r}, in no table of kinds")
+            raise PlanError("unknown_kind", path, f"refers to {ref.kind!r}, in no table of kinds")
         if not kind.linked:
-            raise PlanError("no_id", name, f"refers to {ref.kind!r}, of which none has an id")
+            raise PlanError("no_id", path, f"refers to {ref.kind!r}, of which none has an id")
         link = around.links.get((ref.kind, ref.key))
         if link is not None and link.remote_id is not None:
             return link.remote_id
         # Later changes of an entity stand behind this one: nobody would ever give it its id.
         if (ref.kind, ref.key) == (row.kind, row.key):
-            raise PlanError("no_link", name, "refer to the entity itself, which has no id yet")
+            raise PlanError("no_link", path, "refers to the entity itself, which has no id yet")
         raise _Unlinked(ref)
 
     # An object that is no reference itself comes back as an object.

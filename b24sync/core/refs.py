@@ -80,20 +80,20 @@ def _find(value: object, path: str, depth: int) -> Iterator[Ref]:
             yield from _find(nested, f"{path}[{index}]", depth - 1)
 
 
-def resolve(value: object, remote_id: Callable[[Ref], str], path: str = "") -> object:
-    """The same value with every reference replaced by what ``remote_id`` says.
+def resolve(value: object, remote_id: Callable[[Ref, str], str], path: str = "") -> object:
+    """The same value with every reference replaced by what ``remote_id`` says of it and its place.
 
     Raises: whatever ``remote_id`` raises, and PlanError for a malformed reference.
     """
     return _resolve(value, remote_id, path, _DEEPEST)
 
 
-def _resolve(value: object, remote_id: Callable[[Ref], str], path: str, depth: int) -> object:
+def _resolve(value: object, remote_id: Callable[[Ref, str], str], path: str, depth: int) -> object:
     if depth == 0:
         return value
     if is_mapping(value):
         if MARK in value:
-            return remote_id(read(value, path))
+            return remote_id(read(value, path), path)
         return {
             key: _resolve(nested, remote_id, _inside(path, key), depth - 1)
             for key, nested in value.items()

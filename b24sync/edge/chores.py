@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from b24sync.edge.database import insert_missing, now_ms
-from b24sync.edge.tables import batch, chore, lane, result, rollup
+from b24sync.edge.tables import batch, chore, lane, outbox, portal, result, rollup
 
 CHUNK = 1000
 """Rows removed in one transaction: short enough to stand in nobody's way."""
@@ -57,6 +57,28 @@ def abandoned_batches(connection: Connection, *, limit: int = 100) -> tuple[int,
         .limit(limit)
     ).scalars()
     return tuple(int(number) for number in found if number is not None)
+
+
+def unknown_portals(connection: Connection, *, limit: int = 100) -> tuple[str, ...]:
+    """Codes that rows name and no portal has: nobody drains them until a person acts.
+
+    Shape: in order, at most ``limit``. From each code one look at the index finds the next one.
+    Writes: nothing.
+    """
+    first = select(func.min(outbox.c.portal))
+    following = first.where(outbox.c.portal > portal.c.code).scalar_subquery()
+    known = set(connection.execute(select(portal.c.code)).scalars())
+    to_see = [
+        connection.execute(first).scalar(),
+        *connection.execute(select(following).select_from(portal).distinct()).scalars(),
+    ]
+    unknown: set[str] = set()
+    while to_see and len(unknown) < limit:
+        code = to_see.pop()
+        if code is not None and code not in known and code not in unknown:
+            unknown.add(code)
+            to_see.append(connection.execute(first.where(outbox.c.portal > code)).scalar())
+    return tuple(sorted(unknown))
 
 
 def forget_batch(connection: Connection, batch_id: int) -> None:

@@ -14,19 +14,26 @@ import sqlite3
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Connection,
     Engine,
+    FromClause,
     Insert,
     Select,
     Table,
+    bindparam,
+    cast,
+    column,
     create_engine,
     event,
+    func,
     insert,
+    select,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -36,6 +43,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from b24sync.core.errors import DatabaseError, SettingsError
+from b24sync.core.model import Unreadable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -118,8 +126,8 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
     """
     url = parse_url(text)
     options: dict[str, object] = {
-        "json_serializer": partial(json.dumps, ensure_ascii=False, separators=(",", ":")),
-        "json_deserializer": partial(json.loads, parse_float=Decimal),
+        "json_serializer": _written_json,
+        "json_deserializer": _read_json,
         "pool_pre_ping": True,
         "hide_parameters": True,
     }
@@ -140,6 +148,22 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
     if schema is not None:
         engine = engine.execution_options(schema_translate_map={None: schema})
     return engine
+
+
+def _written_json(value: object) -> str:
+    if isinstance(value, Unreadable):
+        return value.text
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _read_json(stored: str | bytes) -> object:
+    """The document; one that cannot be read must not stop the rows that are read along with it."""
+    text = stored if isinstance(stored, str) else stored.decode(errors="replace")
+    try:
+        document: object = json.loads(text, parse_float=Decimal)
+    except (ValueError, ArithmeticError, RecursionError):
+        return Unreadable(text)
+    return document
 
 
 def _listen_sqlite(engine: Engine) -> None:
@@ -254,7 +278,7 @@ def upsert(
         statement = lite.on_conflict_do_update(
             index_elements=list(keys), set_=dict(update(lambda c: lite.excluded[c]))
         )
-    insert_many(connection, table, rows, statement=statement)
+    insert_any_order(connection, statement, rows)
 
 
 def insert_missing(
@@ -271,7 +295,7 @@ def insert_missing(
         statement = postgresql.insert(table).on_conflict_do_nothing()
     else:
         statement = sqlite.insert(table).on_conflict_do_nothing()
-    insert_many(connection, table, rows, statement=statement)
+    insert_any_order(connection, statement, rows)
 
 
 def insert_many(
@@ -279,25 +303,51 @@ def insert_many(
     table: Table,
     rows: Sequence[Mapping[str, object]],
     *,
-    statement: Insert | None = None,
     options: Mapping[str, object] | None = None,
 ) -> None:
-    """Insert many rows in as few statements as the database takes.
+    """Insert many rows, numbered in their order, in as few statements as the database takes.
 
     PostgreSQL's driver sends one statement for each row, unless the statement returns something;
     the other drivers join or prepare it by themselves.
     """
     if not rows:
         return
-    chosen = insert(table) if statement is None else statement
+    chosen = insert(table)
     if connection.dialect.name == "postgresql":
-        connection.execute(
-            chosen.returning(next(iter(table.primary_key.columns))),
-            list(rows),
-            execution_options=options or {},
-        )
-    else:
-        connection.execute(chosen, list(rows), execution_options=options or {})
+        chosen = chosen.returning(next(iter(table.primary_key.columns)))
+    connection.execute(chosen, list(rows), execution_options=options or {})
+
+
+def insert_any_order(
+    connection: Connection,
+    statement: Insert,
+    rows: Sequence[Mapping[str, object]],
+) -> None:
+    """Insert many rows whose numbers need not follow their order.
+
+    To PostgreSQL they go as one JSON parameter: a statement of a thousand parameters is parsed by
+    its driver anew each time.
+    """
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        connection.execute(statement, list(rows))
+        return
+    names = tuple(rows[0])
+    table = statement.table
+    chosen = statement.from_select(names, _rows_of_json(table, names), include_defaults=False)
+    connection.execute(chosen, {JSON_ROWS: list(rows)})
+
+
+JSON_ROWS = "b24sync_rows"
+
+
+@lru_cache(maxsize=64)
+def _rows_of_json(table: FromClause, names: tuple[str, ...]) -> Select[tuple[object, ...]]:
+    """The rows of a table that one JSON parameter holds."""
+    columns = [column(name, table.c[name].type) for name in names]
+    given = func.json_to_recordset(cast(bindparam(JSON_ROWS, type_=JSON), JSON))
+    return select(*given.table_valued(*columns).render_derived(with_types=True).c)
 
 
 def skip_locked(statement: Select[tuple[object, ...]]) -> Select[tuple[object, ...]]:

@@ -75,4 +75,5 @@ def row_of(found: RowMapping) -> Row:
         expires_at_ms=found["expires_at"],
         cancel_requested=found["cancel_requested"],
         first_error=found["first_error"],
+        headers=found["headers"],
     )

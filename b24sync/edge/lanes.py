@@ -23,6 +23,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -94,8 +95,10 @@ def wake(connection: Connection, code: str | None = None) -> int:
     """Mark lanes as due in which rows wait that nobody has noticed yet.
 
     Shape: the number of lanes marked, of one portal or of all.
-    Writes: lane, where it is not due and its portal is active.
+    Writes: lane, where it is not due and its portal is active; and a lane that rows name and that
+    its portal does not have yet.
     """
+    _complete(connection, code)
     waits = exists(
         select(literal(1)).where(
             outbox.c.portal == lane.c.portal,
@@ -130,6 +133,53 @@ def wake(connection: Connection, code: str | None = None) -> int:
             )
         )
     return len(found)
+
+
+def _complete(connection: Connection, code: str | None) -> None:
+    """Make the lanes that ready rows of known portals name, or nobody would ever drain them.
+
+    From each lane one look at the index finds the next one that has rows, however many there are.
+    """
+    before = union_all(
+        select(lane.c.portal, lane.c.lane), select(portal.c.code, literal(-1))
+    ).subquery("before")
+    following = (
+        select(func.min(outbox.c.lane))
+        .where(
+            outbox.c.portal == before.c.portal,
+            outbox.c.lane > before.c.lane,
+            outbox.c.state == RowState.READY,
+        )
+        .scalar_subquery()
+    )
+    named = select(before.c.portal, following.label("lane")).subquery("named")
+    is_there = exists(
+        select(literal(1)).where(lane.c.portal == named.c.portal, lane.c.lane == named.c.lane)
+    )
+    missing = select(named).distinct().where(named.c.lane.is_not(None), ~is_there)
+    if code is not None:
+        missing = missing.where(named.c.portal == code)
+    while found := connection.execute(missing).all():
+        insert_missing(connection, lane, [{"portal": p, "lane": number} for p, number in found])
+
+
+def clock(connection: Connection) -> int:
+    """The time now.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    return int(connection.execute(select(_now())).scalar_one())
+
+
+def now_if_active(connection: Connection, of: Tenant) -> int | None:
+    """The time now; ``None``, the portal was stopped since its lane was taken.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    now = select(_now()).where(portal.c.code == of.code, portal.c.state == PortalState.ACTIVE)
+    return connection.execute(now.select_from(portal)).scalar()
 
 
 def due(connection: Connection, code: str | None = None) -> int:
@@ -408,21 +458,20 @@ def fill(connection: Connection, of: Tenant) -> None:
     )
 
 
-def blocked_methods(connection: Connection, of: Tenant) -> tuple[Mapping[str, int], int]:
-    """The methods that the portal refuses for time, with the end of each; and the time now.
+def blocked_methods(connection: Connection, of: Tenant) -> Mapping[str, int]:
+    """The methods that the portal refuses for time, with the end of each.
 
     Units: epoch milliseconds.
     Writes: nothing.
     """
-    now = int(connection.execute(select(_now())).scalar_one())
     found = connection.execute(
         select(method_budget.c.method, method_budget.c.blocked_until).where(
             method_budget.c.portal == of.code,
             method_budget.c.app_id == of.app_id,
-            method_budget.c.blocked_until > now,
+            method_budget.c.blocked_until > _now(),
         )
     )
-    return {method: int(until) for method, until in found}, now
+    return {method: int(until) for method, until in found}
 
 
 def block_methods(

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, insert
 
 from b24sync.core.model import ResultOutcome
 from b24sync.core.settlement import Settlement
-from b24sync.edge.database import insert_many, upsert
+from b24sync.edge.database import insert_any_order, upsert
 from b24sync.edge.guards import row_of
 from b24sync.edge.tables import dead, outbox, result, rollup
 
@@ -19,7 +19,7 @@ def insert_results(connection: Connection, rows: Sequence[Mapping[str, object]])
 
     Writes: result.
     """
-    insert_many(connection, result, rows)
+    insert_any_order(connection, insert(result), rows)
 
 
 def result_row(
@@ -47,6 +47,7 @@ def result_row(
         "enqueued_at": row.enqueued_at_ms,
         "sent_at": sent_at,
         "duration_ms": settlement.duration_ms,
+        "headers": row.headers,
     }
 
 

@@ -93,11 +93,10 @@ def _still_in(
     """The rows that are still in the batch.
 
     Of a batch in doubt some may be settled already; and a row that a person took out of the table
-    must not cost its neighbours their answers.
+    must not cost its neighbours their answers. Locked, so that none is taken out from here on.
     """
-    there = set(
-        connection.execute(select(outbox.c.id).where(outbox.c.batch_id == batch_id)).scalars()
-    )
+    still_in = select(outbox.c.id).where(outbox.c.batch_id == batch_id).order_by(outbox.c.id)
+    there = set(connection.execute(still_in.with_for_update()).scalars())
     return tuple(settlement for settlement in settlements if settlement.row.id in there)
 
 

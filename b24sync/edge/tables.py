@@ -118,6 +118,21 @@ def _valid_json(column: str) -> CheckConstraint:
     ).ddl_if(dialect="sqlite")
 
 
+def _sqlite_types() -> CheckConstraint:
+    """SQLite alone takes any value of any length in any column; one such row would stop its lane."""
+    counters = ("deliveries", "attempts", "not_runs")
+    numbers = ("lane", "generation", "priority", "due_at", *counters, "created_at")
+    lengths = {"portal": PORTAL_LENGTH, "kind": KIND_LENGTH, "entity_key": KEY_LENGTH}
+    conditions = [f"typeof({column}) = 'integer'" for column in numbers]
+    conditions.append("typeof(expires_at) IN ('integer', 'null')")
+    conditions += [
+        f"typeof({column}) = 'text' AND length({column}) <= {length}"
+        for column, length in lengths.items()
+    ]
+    conditions.append("(method IS NULL OR typeof(method) = 'text' AND length(method) <= 128)")
+    return CheckConstraint(" AND ".join(conditions), name="types").ddl_if(dialect="sqlite")
+
+
 portal = Table(
     PREFIX + "portal",
     metadata,
@@ -249,6 +264,7 @@ outbox = Table(
         name="doubt_policy",
     ),
     CheckConstraint("lane >= 0", name="lane"),
+    _sqlite_types(),
     _valid_json("fields"),
     _valid_json("params"),
     _valid_json("headers"),

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, exists, func, literal, select, update
+from sqlalchemy import Connection, exists, func, literal, or_, select, update
 
 from b24sync.core.lifecycle import RowEvent
 from b24sync.core.model import Postponed, RowState, Waiting
 from b24sync.core.settlement import Settlement
+from b24sync.edge.database import now_ms
 from b24sync.edge.guards import is_behind, of_entities, row_guard
 from b24sync.edge.tables import link, outbox
 
@@ -94,6 +95,8 @@ def release_parked(connection: Connection, code: str, entities: Sequence[tuple[s
 def sweep(connection: Connection, *, limit: int = 1000) -> int:
     """Release rows that wait for nothing any more; a net under the releases above.
 
+    A held row that was cancelled, or whose time is over, is released to end in its next pass.
+
     Shape: how many were released, of at most ``limit`` looked at of each sort.
     Writes: outbox, parked or held to ready.
     """
@@ -110,7 +113,17 @@ def sweep(connection: Connection, *, limit: int = 1000) -> int:
         .where(outbox.c.state == RowState.HELD, outbox.c.waits_for.is_not(None), is_known)
         .limit(limit)
     )
-    ids = [*connection.execute(free).scalars(), *connection.execute(answered).scalars()]
+    over = (
+        select(outbox.c.id)
+        .where(
+            outbox.c.state == RowState.HELD,
+            or_(outbox.c.cancel_requested, outbox.c.expires_at <= now_ms()),
+        )
+        .limit(limit)
+    )
+    ids = [
+        number for found in (free, answered, over) for number in connection.execute(found).scalars()
+    ]
     if not ids:
         return 0
     released = connection.execute(

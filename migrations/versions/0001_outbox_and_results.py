@@ -148,6 +148,23 @@ def _lane() -> None:
     _index("lane", "due", ["priority", "vtime"], where="next_due_at IS NOT NULL")
 
 
+def _sqlite_types() -> dict[str, str]:
+    """SQLite alone takes any value of any length in any column."""
+    if _dialect() != "sqlite":
+        return {}
+    return {
+        "types": "typeof(lane) = 'integer' AND typeof(generation) = 'integer'"
+        " AND typeof(priority) = 'integer' AND typeof(due_at) = 'integer'"
+        " AND typeof(deliveries) = 'integer' AND typeof(attempts) = 'integer'"
+        " AND typeof(not_runs) = 'integer' AND typeof(created_at) = 'integer'"
+        " AND typeof(expires_at) IN ('integer', 'null')"
+        " AND typeof(portal) = 'text' AND length(portal) <= 64"
+        " AND typeof(kind) = 'text' AND length(kind) <= 64"
+        " AND typeof(entity_key) = 'text' AND length(entity_key) <= 190"
+        " AND (method IS NULL OR typeof(method) = 'text' AND length(method) <= 128)"
+    }
+
+
 def _outbox() -> None:
     """Unfinished changes, a public interface for plain INSERTs."""
     _create(
@@ -196,7 +213,8 @@ def _outbox() -> None:
             "counters": "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0",
             "doubt_policy": "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
             "lane": "lane >= 0",
-        },
+        }
+        | _sqlite_types(),
         valid_json=["fields", "params", "headers"],
         storage={
             "fillfactor": "80",

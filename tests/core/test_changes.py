@@ -383,14 +383,14 @@ def test_a_value_that_no_portal_could_read_is_refused_by_path(
         ),
         pytest.param(
             Ref("address", "x"),
-            "fields",
+            "fields.x",
             "refers to 'address', of which none has an id",
             id="reference to what has no id",
         ),
         pytest.param(
             Ref("contact", "c-1"),
-            "fields",
-            "refer to the entity itself, which has no id yet",
+            "fields.x",
+            "refers to the entity itself, which has no id yet",
             id="reference to itself",
         ),
     ],

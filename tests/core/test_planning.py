@@ -21,6 +21,7 @@ from b24sync.core.model import (
     Refusal,
     ResultOutcome,
     Row,
+    Unreadable,
     Waiting,
 )
 from b24sync.core.planning import (
@@ -570,22 +571,22 @@ def test_a_row_waits_for_the_entity_that_it_refers_to(links: tuple[Link, ...]) -
         pytest.param(
             {"$ref": {"kind": "kontact", "key": "x"}},
             "unknown_kind",
-            "fields",
+            "fields.companyId",
             "refers to 'kontact', in no table of kinds",
             id="unknown kind",
         ),
         pytest.param(
             {"$ref": {"kind": "address", "key": "x"}},
             "no_id",
-            "fields",
+            "fields.companyId",
             "refers to 'address', of which none has an id",
             id="kind without ids",
         ),
         pytest.param(
             {"$ref": {"kind": "deal", "key": "k-1"}},
             "no_link",
-            "fields",
-            "refer to the entity itself, which has no id yet",
+            "fields.companyId",
+            "refers to the entity itself, which has no id yet",
             id="itself",
         ),
         pytest.param(
@@ -783,6 +784,15 @@ def test_a_call_without_params_is_its_method_alone() -> None:
         pytest.param(row("contact", "add", 7), "not_an_object", "fields", id="number"),
         pytest.param(row("contact", "add", fields=True), "not_an_object", "fields", id="true"),
         pytest.param(row("contact", "add", ACME), "not_an_object", "fields", id="reference"),
+        pytest.param(
+            row("contact", "add", Unreadable("[[[")), "unreadable", "fields", id="unreadable fields"
+        ),
+        pytest.param(
+            call("a.b", Unreadable("[[[")), "unreadable", "params", id="unreadable params"
+        ),
+        pytest.param(row("contact", "add", {}), "missing", "fields", id="add of nothing"),
+        pytest.param(row("contact", "upsert"), "missing", "fields", id="upsert of a JSON null"),
+        pytest.param(row("contact", "update", {}, {}), "missing", "fields", id="empty update"),
         pytest.param(
             row("contact", "add", {"a": 1}, "b"), "not_an_object", "params", id="params a text"
         ),

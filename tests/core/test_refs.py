@@ -13,7 +13,7 @@ from b24sync.core.refs import find, read, resolve, stored
 ACME = {"$ref": {"kind": "company", "key": "acme"}}
 
 
-def number_of(ref: Ref) -> str:
+def number_of(ref: Ref, _path: str) -> str:
     """Give every entity an id that shows who was asked for."""
     return f"<{ref.kind} {ref.key}>"
 

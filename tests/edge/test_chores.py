@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from b24sync.edge import chores, tables
-from b24sync.edge.database import transact, writing
+from b24sync.edge.database import reading, transact, writing
 from tests.house import (
     FAR_MS,
     add_batch,
     add_portal,
+    add_rows,
     change,
     database_now,
     in_threads,
@@ -138,6 +139,29 @@ def test_a_batch_is_abandoned_when_nobody_owns_its_lane(
 
     assert abandoned == ((number,) if found else ())
     assert (one(engine, tables.lane)["open_batch_id"] is None) == found
+
+
+def test_the_portals_are_named_that_only_rows_know(engine: Engine) -> None:
+    """Nobody drains their rows, so somebody must be told; before, between and behind known ones."""
+    add_portal(engine, "b")
+    add_portal(engine, "d")
+    for code in ("d", "a", "c2", "b", "c1", "e", "a"):
+        add_rows(engine, "k", portal=code)
+
+    with reading(engine) as connection:
+        unknown = chores.unknown_portals(connection)
+        some = chores.unknown_portals(connection, limit=2)
+
+    assert unknown == ("a", "c1", "c2", "e")
+    assert len(some) == 2
+
+
+def test_without_rows_or_portals_no_portal_is_unknown(engine: Engine) -> None:
+    """An empty table names nobody."""
+    with reading(engine) as connection:
+        unknown = chores.unknown_portals(connection)
+
+    assert unknown == ()
 
 
 def test_another_batch_of_the_lane_is_not_forgotten(engine: Engine) -> None:

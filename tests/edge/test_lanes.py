@@ -19,6 +19,7 @@ from tests.house import (
     in_threads,
     maybe_taken,
     one,
+    rows_of,
     taken,
 )
 
@@ -163,6 +164,41 @@ def test_rows_of_a_lane_that_nobody_noticed_are_found(engine: Engine) -> None:
     assert woken == 2
     assert {taken(engine).tenant.code, taken(engine).tenant.code} == {"rows", "later"}
     assert maybe_taken(engine) is None
+
+
+def test_a_lane_that_only_its_rows_name_is_made_and_woken(engine: Engine) -> None:
+    """Rows may name any lane of their portal; one of another portal, or empty, is not made."""
+    add_portal(engine)
+    add_portal(engine, "other")
+    add_rows(engine, "a", "b", lane=7)
+    add_rows(engine, "c", lane=9)
+    add_rows(engine, "d", lane=8, state="parked")
+    add_rows(engine, "e", lane=3, portal="other")
+    add_rows(engine, "f", portal="nobody's")
+
+    woken = _wake(engine, "default")
+    again = _wake(engine, "default")
+
+    made = [(row["portal"], row["lane"]) for row in rows_of(engine, tables.lane)]
+    assert made == [("default", 0), ("default", 7), ("default", 9), ("other", 0)]
+    assert (woken, again) == (2, 0)
+    assert _wake(engine) == 1
+    assert {taken(engine).lane for _ in range(3)} == {3, 7, 9}
+
+
+def test_a_stopped_portal_tells_no_time(engine: Engine) -> None:
+    """Whoever owns its lane at that moment learns of it before the next request."""
+    add_portal(engine)
+    of, before = _tenant(engine), database_now(engine)
+
+    with writing(engine) as connection:
+        told = lanes.now_if_active(connection, of)
+        lanes.pause(connection, "default", PortalState.PAUSED, reason="enough")
+        stopped = lanes.now_if_active(connection, of)
+
+    assert told is not None
+    assert 0 <= told - before < 5_000
+    assert stopped is None
 
 
 def test_only_the_portal_that_was_asked_for_is_woken_and_taken(engine: Engine) -> None:
@@ -480,11 +516,10 @@ def test_methods_are_blocked_for_their_portal_until_a_time(engine: Engine) -> No
         lanes.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
         lanes.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
         lanes.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
-        blocked, told = lanes.blocked_methods(connection, of)
-        others, _ = lanes.blocked_methods(connection, other)
+        blocked = lanes.blocked_methods(connection, of)
+        others = lanes.blocked_methods(connection, other)
 
     assert blocked == {"crm.item.add": now + 60_000, "crm.item.update": now + 50_000}
-    assert 0 <= told - now < 5_000
     assert others == {}
 
 

@@ -7,6 +7,7 @@ beginning, so the interleavings below cannot happen there.
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 
@@ -231,6 +232,24 @@ def test_two_answers_at_once_are_recorded_once(engine: Engine) -> None:
         assert endings(engine)[row_id] == ["applied"]
         assert one(engine, tables.batch, id=number)["late_at"] is not None
         change(engine, tables.lane, {"lease_until": 0})
+
+
+def test_a_row_that_is_being_taken_out_costs_its_neighbour_no_answer(engine: Engine) -> None:
+    """A person's DELETE that is not committed yet is waited for, and then believed."""
+    gone, stays = add_rows(engine, "a", "b")
+    mine, number = _journalled(engine, gone, stays)
+    assert transact(engine, partial(_goes, mine, number))
+    other = replace(_applied(stays, "47"), row=replace(_row(stays), key="b"))
+
+    with writing(engine) as connection:
+        connection.execute(tables.outbox.delete().where(tables.outbox.c.id == gone))
+        thread, recorded = _in_background(lambda: _settles(engine, number, _applied(gone), other))
+        thread.join(0.3)
+    thread.join(PATIENCE_S)
+
+    assert recorded == [True]
+    assert endings(engine) == {stays: ["applied"]}
+    assert one(engine, tables.batch, id=number)["state"] == "answered"
 
 
 def test_takers_never_share_a_lane(engine: Engine) -> None:

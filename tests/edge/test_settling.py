@@ -92,11 +92,13 @@ def test_a_row_that_ends_leaves_one_final_result_and_its_link(engine: Engine) ->
     """The result row tells what was done, by which method, in which batch and at which attempt."""
     number, (row_id,) = _batch(engine, "a", attempts=2)
 
-    did = _settle(engine, number, _applied(_row(row_id, "a", attempts=2), "46"))
+    row = _row(row_id, "a", attempts=2, headers={"trace": "t-1"})
+    did = _settle(engine, number, _applied(row, "46"))
 
     assert did
     assert rows_of(engine, tables.outbox) == []
     result = one(engine, tables.result)
+    assert result["headers"] == {"trace": "t-1"}
     assert (result["outbox_id"], result["outcome"], result["final"]) == (row_id, "applied", True)
     assert (result["kind"], result["entity_key"], result["operation"]) == ("contact", "a", "add")
     assert (result["method"], result["remote_id"]) == ("crm.item.add", "46")

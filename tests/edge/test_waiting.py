@@ -179,6 +179,20 @@ def test_the_sweep_releases_a_held_row_whose_id_is_known_by_now(portal: Engine) 
     assert (released, row["state"], row["waits_for"]) == (1, "ready", None)
 
 
+def test_the_sweep_lets_a_held_row_end_that_was_cancelled_or_is_over(portal: Engine) -> None:
+    """What it waits for may never come; its own end must not wait for that."""
+    add_rows(portal, "cancelled", state="held", waits_for="company x", cancel_requested=True)
+    add_rows(portal, "over", state="held", waits_for="company x", expires_at=1)
+    add_rows(portal, "in time", state="held", waits_for="company x", expires_at=10**15)
+
+    with writing(portal) as connection:
+        released = sweep(connection)
+
+    assert released == 2
+    assert states(portal) == {"cancelled": "ready", "over": "ready", "in time": "held"}
+    assert {row["waits_for"] for row in rows_of(portal, tables.outbox, state="ready")} == {None}
+
+
 def test_a_sweep_looks_at_so_many_rows_and_no_more(portal: Engine) -> None:
     """A net must not become a transaction over the whole table."""
     add_rows(portal, "a", "b", "c", state="parked")
