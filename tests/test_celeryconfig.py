@@ -162,6 +162,24 @@ def test_each_broker_has_settings_of_its_own(
             {"B24SYNC_DATABASE": HUSH}, 2, "B24SYNC_DATABASE: is unknown", id="unknown variable"
         ),
         pytest.param(
+            {"B24SYNC_BROKER_URL": HUSH},
+            2,
+            "B24SYNC_BROKER_URL: is no address; write e.g. amqp://",
+            id="no broker address",
+        ),
+        pytest.param(
+            {"B24SYNC_BROKER_URL": f"rabbit://u:{HUSH}@h//"},
+            2,
+            "B24SYNC_BROKER_URL: 'rabbit' is no transport of kombu's",
+            id="another broker",
+        ),
+        pytest.param(
+            {"B24SYNC_BROKER_URL": f"sqs://u:{HUSH}@h"},
+            2,
+            "B24SYNC_BROKER_URL: sqs needs botocore; pip install 'kombu[sqs]'",
+            id="a broker without its library",
+        ),
+        pytest.param(
             {"B24SYNC_PUMP_S": "often"},
             2,
             "pump_s: a number is needed, not 'often'",

@@ -102,6 +102,10 @@ def run(args: Sequence[str], find_settings: Callable[[], Settings] = standalone)
             standalone_mode=False,
             obj=Desk.at_terminal(find_settings, err),
         )
+    except click.exceptions.NoArgsIsHelpError as error:
+        # Asked for nothing: what there is to ask for, as a person reads it.
+        click.echo(error.format_message(), err=True)
+        return WRONG
     except (click.Abort, click.ClickException, B24SyncError, KeyboardInterrupt) as error:
         message, code = _explained(error)
         err.print(Text("error: ", "bold red").append(message, "default"), soft_wrap=True)

@@ -112,16 +112,21 @@ def downgrade(desk: Desk, revision: str, *, yes: bool, as_json: bool) -> None:
     )
 )
 @click.argument("revision", default="head")
+@as_json
 @click.pass_obj
-def stamp(desk: Desk, revision: str) -> None:
+def stamp(desk: Desk, revision: str, *, as_json: bool) -> None:
     """Believe that the tables are at REVISION, and note it; nothing else is changed.
 
     For tables that another Alembic history made and that are handed over once.
     """
     with _engine(desk) as engine:
+        before = schema.current(engine)
         schema.stamp(engine, revision)
         after = schema.current(engine)
-    desk.show(Text(f"the tables count as {after}"))
+    if as_json:
+        desk.emit({"before": before, "after": after})
+    else:
+        desk.show(Text(f"the tables count as {after}"))
 
 
 @contextmanager

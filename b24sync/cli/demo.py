@@ -20,7 +20,7 @@ from rich.text import Text
 
 from b24sync.cli import demo_changes
 from b24sync.cli.demo_stage import Stage, ring, running_worker, set_stage
-from b24sync.cli.desk import Desk, as_json, epilog, is_terminal, until_interrupted
+from b24sync.cli.desk import FAILED, Desk, as_json, epilog, is_terminal, until_interrupted
 from b24sync.cli.layout import complaint, counted, number, table
 from b24sync.core.model import Operation, ResultOutcome
 from b24sync.edge import portals, stories, views
@@ -50,7 +50,8 @@ class Course:
     epilog=epilog(
         "b24sync demo",
         "b24sync demo --rows 2000 --keep /tmp/demo",
-        exits="0  shown: the failures are part of it; 2  the directory is in use",
+        exits="0  all settled: the failures are part of it; 1  changes were left, for it was "
+        "interrupted or very slow; 2  the directory is in use",
     ),
 )
 @click.option("--rows", type=click.IntRange(40, 20_000), default=400, show_default=True)
@@ -62,7 +63,7 @@ class Course:
 )
 @as_json
 @click.pass_obj
-def demo(desk: Desk, *, rows: int, keep: Path | None, as_json: bool) -> None:
+def demo(desk: Desk, *, rows: int, keep: Path | None, as_json: bool) -> int:
     """See it work: a portal, a database, a broker and a worker, all on this machine.
 
     A few hundred mixed changes are written in one transaction, among them wrong ones, and sent to
@@ -78,6 +79,7 @@ def demo(desk: Desk, *, rows: int, keep: Path | None, as_json: bool) -> None:
         # While it ended, the worker wrote down what was under way.
         course = replace(course, left=_look(stage)[0])
         _report(desk, stage, course, kept=keep, as_json=as_json)
+    return FAILED if course.left else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,10 +255,11 @@ def _summary(stage: Stage, course: Course, added: int) -> Text:
     done = course.written - course.left
     shown = Text(f"{counted(done, 'change')} settled in {course.took_s:.0f} s", "bold")
     shown.append(f" with {counted(len(requests), 'request')} to the portal.", "not bold")
-    if refused or rested:
+    refusals = [f"{counted(refused, 'request')} for their rate"] if refused else []
+    refusals += [f"{counted(rested, 'command')} for their method's time"] if rested else []
+    if refusals:
         shown.append(
-            f" It refused {counted(refused, 'request')} for their rate and {counted(rested, 'command')}"
-            " for their method's time: these went again by themselves, at no charge.",
+            f" It refused {' and '.join(refusals)}: these went again by themselves, at no charge.",
             "not bold",
         )
     executed = sum(1 for c in stage.sandbox.journal() if c.ok and c.method.endswith(".add"))

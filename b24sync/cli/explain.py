@@ -174,7 +174,7 @@ def _why(row: RowView, *, first: int) -> str:
         case RowState.BATCHED:
             return f"being sent in batch {row.batch_id}"
         case RowState.DOUBT:
-            return f"sent, the answer is not known ({row.reason}); looked up by itself"
+            return f"sent, the answer is not known ({row.reason}); stays in doubt"
         case RowState.PARKED:
             return f"behind row {first} of the same entity"
         case RowState.HELD:

@@ -50,7 +50,7 @@ OUTCOME_WORDS: Mapping[str, str] = {
     ResultOutcome.CANCELLED: "ended by a person before it was sent",
     ResultOutcome.RETRIED: "refused this time, tries again",
     ResultOutcome.SKIPPED: "spared by a halt, goes again",
-    ResultOutcome.UNKNOWN: "sent, and the answer is not known; it is looked up",
+    ResultOutcome.UNKNOWN: "sent, and the answer is not known; in doubt",
 }
 
 

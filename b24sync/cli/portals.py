@@ -15,13 +15,16 @@ from b24sync.cli.desk import (
     epilog,
     known_portal,
 )
-from b24sync.cli.layout import instant, record, table
+from b24sync.cli.layout import NARROW, instant, record, table
 from b24sync.core.faults import advice
 from b24sync.core.model import PortalState
 from b24sync.edge import lanes, views
 from b24sync.edge.database import reading, transact
 from b24sync.edge.tokens import new_key
 from b24sync.world import DEFAULT_PORTAL
+
+WIDE_COLUMNS = ("portal", "address", "credential", "rate", "state", "since")
+NARROW_COLUMNS = ("portal", "address", "credential", "state")
 
 
 @click.group()
@@ -46,20 +49,27 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
     if not found:
         desk.note("no portals yet; `b24sync portal add CODE` makes one known")
         return
+    is_narrow = desk.out.width < NARROW
     shown = table()
-    for name in ("portal", "address", "credential", "rate", "state", "since", "reason"):
-        shown.add_column(name, overflow="fold", no_wrap=name in {"rate", "state"})
+    for name in NARROW_COLUMNS if is_narrow else WIDE_COLUMNS:
+        shown.add_column(name, overflow="fold", no_wrap=name not in {"portal", "address"})
     for view in found:
-        shown.add_row(
-            Text(view.code, "bold"),
-            view.base_url,
-            _credential(view, has_webhook=has_webhook),
-            f"{view.rate_x:g}/{view.rate_y:g}",
-            state_text(view.state),
-            instant(view.state_at_ms),
-            view.reason or "",
-        )
+        cells = {
+            "portal": Text(view.code, "bold"),
+            "address": Text(view.base_url),
+            "credential": Text(_credential(view, has_webhook=has_webhook)),
+            "rate": Text(f"{view.rate_x:g}/{view.rate_y:g}"),
+            "state": state_text(view.state),
+            "since": Text(instant(view.state_at_ms)),
+        }
+        shown.add_row(*(cells[name] for name in (NARROW_COLUMNS if is_narrow else WIDE_COLUMNS)))
     desk.show(shown)
+    # A reason is a sentence, and a sentence has no room in a column.
+    stopped = [view for view in found if view.reason]
+    if stopped:
+        desk.show(Text())
+    for view in stopped:
+        desk.show(Text(f"{view.code}: ", "bold red").append(view.reason or "", "default not bold"))
 
 
 def _credential(view: views.PortalView, *, has_webhook: bool) -> str:

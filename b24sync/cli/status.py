@@ -160,7 +160,12 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
         )
         return
     if view.state != PortalState.ACTIVE:
-        yield _task(code, f"{view.state}: {view.reason} — {advice(PortalState(view.state))}", "red")
+        yield _task(
+            code,
+            f"{view.state}: {view.reason} — {advice(PortalState(view.state))} "
+            f"(`b24sync portal resume {code}`)",
+            "red",
+        )
     elif lane is None:
         yield _task(code, f"it has no lane: `b24sync portal add {code} --replace`.", "red")
     elif lane.resting_ms:
@@ -192,7 +197,11 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
         )
     if backlog.doubt:
         rows = counted(backlog.doubt, "row was sent", "rows were sent")
-        yield _task(code, f"{rows} and no answer came: the portal is asked by itself.", "magenta")
+        yield _task(
+            code,
+            f"{rows} and no answer came; changes of the same entity wait behind: look at the portal.",
+            "magenta",
+        )
 
 
 def _is_stale(backlog: Backlog, lane: LaneView) -> bool:

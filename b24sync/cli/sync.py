@@ -54,7 +54,7 @@ FAILURES_SHOWN = 10
     type=click.Choice([str(mode) for mode in HaltMode]),
     default=str(HaltMode.INDEPENDENT),
     show_default=True,
-    help="How far a failed change reaches.",
+    help="How far a failed change reaches; chain and strict are not available yet.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most so many rows.")
 @click.option("--until-empty", is_flag=True, help="Go on until nothing is left that time can mend.")
@@ -260,7 +260,7 @@ def _reasons(over: Overview, left: Mapping[str, Backlog], portal: str | None) ->
             f"{code}: {counted(n, 'row')} {why}"
             for n, why in (
                 (backlog.batched, "in a batch of another worker"),
-                (backlog.doubt, "sent, and the answer is not known; looked up by the workers"),
+                (backlog.doubt, "in doubt: sent, and the answer is not known"),
                 (backlog.held, "held: for the id of another entity, or by a person"),
                 (backlog.parked, "behind an earlier row of the same entity"),
             )

@@ -41,14 +41,22 @@ def test_every_command_explains_itself(path: tuple[str, ...], cli: Cli) -> None:
     assert len(ran.out.splitlines()[2].strip()) > 20
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in paths(b24sync) if path != ("db", "stamp")], ids=" ".join
-)
+@pytest.mark.parametrize("path", paths(b24sync), ids=" ".join)
 def test_every_command_speaks_to_programs(path: tuple[str, ...], cli: Cli) -> None:
     """Each has ``--json``."""
     ran = cli(*path, "--help")
 
     assert "--json" in ran.out
+
+
+@pytest.mark.parametrize("words", [(), ("db",), ("portal",)], ids=["all", "db", "portal"])
+def test_no_command_at_all_is_answered_with_the_commands(words: tuple[str, ...], cli: Cli) -> None:
+    """Laid out as help is, and not as an error; exit code 2, since nothing was done."""
+    helped = cli(*words, "--help")
+
+    ran = cli(*words)
+
+    assert (ran.code, ran.out, ran.err) == (2, "", helped.out)
 
 
 def test_a_wrong_command_line_is_one_line(cli: Cli) -> None:

@@ -66,6 +66,7 @@ def test_status_gives_the_reason_of_a_stop_and_advice(cli: Cli, sqlite_engine: E
     (task,) = ran.document["portals"][0]["to_do"]
     assert "PAYMENT_REQUIRED" in task
     assert "paid for" in task
+    assert "`b24sync portal resume acme`" in task
 
 
 def test_results_are_told_newest_first(cli: Cli, synced: Sandbox) -> None:

@@ -172,6 +172,25 @@ def test_an_unknown_portal_is_answered_with_the_known_ones(cli: Cli, sqlite_engi
         assert "known are: acme" in ran.err
 
 
+def test_a_list_is_read_in_a_narrow_terminal(
+    cli: Cli, sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A portal is one line of the table, and the reason of its stop a sentence below it."""
+    add_portal(
+        sqlite_engine, "acme", state="plan_lost", state_reason="PAYMENT_REQUIRED: " + "x " * 40
+    )
+    monkeypatch.setattr("b24sync.cli.desk.PIPE_COLUMNS", 80)
+
+    ran = cli("portal", "list")
+
+    lines = ran.out.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[0].split() == ["portal", "address", "credential", "state"]
+    assert lines[2].split()[-1] == "plan_lost"
+    assert lines[3].strip() == ""
+    assert lines[4].startswith("acme: PAYMENT_REQUIRED: x x")
+
+
 def test_the_list_shows_no_secret(cli: Cli, acme: Sandbox) -> None:
     """Only that there is one."""
     ran = cli("portal", "list")

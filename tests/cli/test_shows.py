@@ -4,20 +4,24 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import requests
 
 COMMAND = (sys.executable, "-m", "b24sync.cli")
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
-def started(*args: str, folder: Path) -> "subprocess.Popen[str]":
+def started(
+    *args: str, folder: Path, environment: Mapping[str, str] = ENVIRONMENT
+) -> "subprocess.Popen[str]":
     """The command as a process, in a folder and with an environment of its own."""
     return subprocess.Popen(  # noqa: S603 - constants
         [*COMMAND, *args],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin"},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,6 +74,22 @@ def test_the_demonstration_settles_every_change(tmp_path: Path) -> None:
     assert counts["deal", "update"]["failed"] == 1
     assert (kept / "b24sync.db").exists()
     assert "Warm shutdown" in (kept / "worker.log").read_text()
+
+
+def test_an_interrupted_demonstration_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Exit code 1, for changes were left; the worker and the temporary folder are gone."""
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    process = started("demo", folder=tmp_path, environment=environment)
+    assert process.stderr is not None
+    while "worker" not in process.stderr.readline():
+        pass
+
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "Interrupted" in out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demonstration_overwrites_nothing(tmp_path: Path) -> None:
