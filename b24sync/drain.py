@@ -375,15 +375,14 @@ def _dispatch(world: World, mine: Lane, ready: _Ready, credential: Credential) -
     except NeverSent as error:
         return _never_sent(world, mine, ready, error)
     except SendError as error:
-        outcomes = unanswered(ready.batch, error)
         log.warning(
-            "batch_in_doubt portal=%s batch=%d cause=%s took_s=%.1f",
+            "reply_lost portal=%s batch=%d cause=%s took_s=%.1f",
             mine.tenant.code,
             ready.batch_id,
             error.cause,
             error.took_s,
         )
-        return _recorded(world, mine, ready, outcomes, None)
+        return _recorded(world, mine, ready, unanswered(ready.batch, error), None)
     return _recorded(world, mine, ready, interpret(ready.batch, reply), reply)
 
 
@@ -524,6 +523,15 @@ def _report(mine: Lane, ready: _Ready, answer: _Answer) -> None:
                 row.bury_reason,
                 row.error_code,
             )
+    doubted = [row for row in answer.rows if row.in_doubt]
+    if doubted:
+        log.warning(
+            "batch_in_doubt portal=%s batch=%d rows=%d reason=%s",
+            code,
+            ready.batch_id,
+            len(doubted),
+            (doubted[0].error_text or "").partition(":")[0],
+        )
     log.info(
         "batch_settled portal=%s batch=%d commands=%d whole_fault=%s",
         code,

@@ -20,6 +20,16 @@ Neither is ever raised. Constructors take facts, and the message, built here, ho
 class B24SyncError(Exception):
     """Everything this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel between processes whole, though the constructors take other facts than a text."""
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(kind: type[B24SyncError], args: tuple[object, ...]) -> B24SyncError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
 
 class SettingsError(B24SyncError):
     """A setting is missing or makes no sense; nothing was started."""
