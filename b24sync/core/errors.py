@@ -5,6 +5,7 @@
     B24SyncError
       SettingsError      configuration makes no sense; raised before any work begins
       ChangeError        a change cannot be written; raised at the call, nothing was inserted
+      CaptureError       a mapped class is captured wrongly, or changed where nobody can see it
       PlanError          a stored row cannot be said to the portal; the row is refused
       DatabaseError      the database cannot be used as it is; nothing was changed
       CredentialError    a portal's credential is missing or cannot be read
@@ -55,6 +56,20 @@ class ChangeError(B24SyncError, ValueError):
         self.problem = problem
         self.entity = entity
         self.position = position
+
+
+class CaptureError(B24SyncError):
+    """A class cannot be captured so, or a session does what would never become a change.
+
+    Raised by a declaration, nothing was installed; by a flush, its transaction is rolled back; by
+    a statement, it was not executed.
+    """
+
+    def __init__(self, subject: str, problem: str) -> None:
+        """Name the class, object or attribute, and say what to do about it."""
+        super().__init__(f"{subject}: {problem}")
+        self.subject = subject
+        self.problem = problem
 
 
 class PlanError(B24SyncError):
