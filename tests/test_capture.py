@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from b24sync import Change, ChangeError, enqueue
+from b24sync import drain as drains
 from b24sync.capture import Captured, CaptureError, Computed, Entity, RefTo, capture
 from b24sync.edge import tables
-from tests.house import in_threads, rows_of
+from tests.fakes import ScriptedPortal
+from tests.house import Clerk, add_portal, commands_of, in_threads, rows_of, world_of
 from tests.shop import Base, Company, Customer, Member, Order, Seat
 
 Makes = sessionmaker[Session]
@@ -231,9 +234,9 @@ def test_a_rollback_leaves_nothing(engine: Engine, makes: Makes) -> None:
     assert _said(engine) == []
 
 
+@pytest.mark.usefixtures("application")
 def test_a_savepoint_takes_back_its_own_changes_only(engine: Engine) -> None:
     """What was written outside of it stays. The engine is one whose savepoints work on SQLite."""
-    Base.metadata.create_all(engine)
     makes = sessionmaker(engine)
     capture(makes, [CUSTOMER])
 
@@ -246,7 +249,6 @@ def test_a_savepoint_takes_back_its_own_changes_only(engine: Engine) -> None:
         session.add(_ann(id=3))
 
     assert [entity for _, entity, _ in _said(engine)] == ["contact:c-1", "contact:c-3"]
-    Base.metadata.drop_all(engine)
 
 
 def test_changes_written_by_hand_keep_their_place(engine: Engine, makes: Makes) -> None:
@@ -626,6 +628,14 @@ def test_a_bulk_statement_on_a_captured_class_is_refused(
         session.execute(statement)
 
 
+def test_a_bulk_statement_of_a_query_is_refused(makes: Makes) -> None:
+    """The older way to say the same."""
+    capture(makes, [CUSTOMER])
+
+    with makes.begin() as session, pytest.raises(CaptureError, match="Customer: is captured"):
+        session.query(Customer).update({"remark": "called"})
+
+
 def test_a_bulk_statement_can_be_allowed(engine: Engine, makes: Makes) -> None:
     """By its own options or by those of the call; other classes need no leave."""
     _there(makes, _ann())
@@ -768,19 +778,35 @@ def test_a_row_known_to_another_portal_only_is_listed(engine: Engine, makes: Mak
 
 
 def test_what_was_missed_can_be_written(engine: Engine, makes: Makes) -> None:
-    """In full, through the identity that the list gives; afterwards nothing is missing."""
+    """In full, while the list is still being read; afterwards nothing is missing."""
     _there(makes, _ann(id=1), _ann(id=2, first_name="Bob"))
     captured = capture(makes, [VISIBLE])
 
     with makes.begin() as session:
-        missing = list(captured.uncaptured(session.connection()))
-        captured.enqueue(session, [session.get_one(row.mapped, row.identity) for row in missing])
+        for row in captured.uncaptured(session.connection(), chunk=1):
+            captured.enqueue(session, [session.get_one(row.mapped, row.identity)])
 
     assert _said(engine) == [
         ("upsert", "contact:c-1", {"name": "Ann"}),
         ("upsert", "contact:c-2", {"name": "Bob"}),
     ]
     assert _seen(captured, engine) == []
+
+
+def test_what_is_captured_reaches_the_portal(engine: Engine, makes: Makes) -> None:
+    """A new customer of a new company, both known to the portal after one call of the drain."""
+    add_portal(engine)
+    capture(makes, _referring(RefTo("company", "company")))
+    with makes.begin() as session:
+        session.add(_ann(company=Company(code="acme", name="Acme")))
+    portal = ScriptedPortal(repeat(Clerk()))
+
+    tally = drains.drain(world_of(engine, portal), drains.Order())
+
+    assert tally.outcomes == {"applied": 2}
+    commands = [line for asked in portal.asked for line in commands_of(asked).values()]
+    assert "fields[title]=Acme" in commands[0]
+    assert "fields[companyId]=1" in commands[1]
 
 
 def _signals(application: Engine, word: str) -> threading.Event:

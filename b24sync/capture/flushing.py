@@ -69,13 +69,16 @@ class Inserted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Updated:
-    """A row of which something changed that counts, and where its object stood before."""
+    """A row of which something changed that counts.
+
+    ``before`` is where its object stood, if that may be elsewhere than now.
+    """
 
     watch: Watch
     instance: object
     place: tuple[int, int, int]
     changed: frozenset[str]
-    before: Standing
+    before: Standing | None
 
 
 Noted = Inserted | Updated | Said
@@ -158,7 +161,7 @@ def _saved(
             instance=state.object,
             place=(1, position, 0),
             changed=changed,
-            before=_stood(watch, state),
+            before=None if changed.isdisjoint(watch.standing) else _stood(watch, state),
         )
 
 
@@ -204,7 +207,8 @@ def _said(session: Session, noted: Noted) -> Iterator[Said]:
 
 def _update(session: Session, of: Updated) -> Iterator[Said]:
     _lock(session, of)
-    now, before = standing(of.watch, of.instance, of.instance), of.before
+    now = standing(of.watch, of.instance, of.instance)
+    before = of.before or now
     if now.is_there and not before.is_there:
         yield from whole(of.watch, of.instance, of.place)
     elif now.is_there:
