@@ -16,8 +16,9 @@
 From then on every flush of such a session writes what it changed, in its own transaction and after
 the objects' own statements: a change is numbered when its row is locked, so the numbers of one
 entity rise in the order of commits. ``declared`` holds the words of a declaration, ``readings``
-what they mean for a mapper, ``flushing`` what a flush says, ``sessions`` which sessions listen, and
-``checking`` finds what was written where no session could see it.
+what they mean for a mapper, ``saying`` how an object becomes a change, ``flushing`` what a flush
+did, ``sessions`` which sessions listen, and ``checking`` finds what was written where no session
+could see it.
 """
 
 from b24sync.capture.checking import Uncaptured

@@ -1,4 +1,4 @@
-"""What capturing costs: `python tests/benchmarks/capture.py [DATABASE_URL]`, about ten seconds.
+"""What capturing costs: `python -m tests.benchmarks.capture [URL]`, about ten seconds.
 
 Without an address, a SQLite file. The database must have no tables of this package or of the
 shop's; they are made and dropped. Objects are inserted and updated by sessions of which one kind is
