@@ -36,7 +36,7 @@ from b24sync.core.model import (
 from b24sync.core.planning import Surroundings, needed_links, plan
 from b24sync.core.replies import interpret, method_times, unanswered, whole_fault
 from b24sync.core.settlement import Judging, Settlement, settlements
-from b24sync.edge import lanes, ledger, settling
+from b24sync.edge import lanes, ledger, settling, tenants
 from b24sync.edge.database import transact
 from b24sync.edge.guards import Raced
 from b24sync.edge.lanes import Lane
@@ -283,7 +283,9 @@ def _unusable(world: World, mine: Lane, reason: str) -> _Pass:
     """A portal that cannot be called as it is configured waits for a person."""
     transact(
         world.engine,
-        partial(lanes.pause, code=mine.tenant.code, state=PortalState.MISCONFIGURED, reason=reason),
+        partial(
+            tenants.pause, code=mine.tenant.code, state=PortalState.MISCONFIGURED, reason=reason
+        ),
     )
     log.error("portal_paused portal=%s state=misconfigured", mine.tenant.code)
     return _Pass(tally=Tally(), goes_on=False)
@@ -295,13 +297,13 @@ def _claim(
     """Claim and journal, in one transaction: rows to commands, commands to one batch."""
     if not lanes.keep(connection, mine, lease_ms=_ms(world.settings.lease_s)):
         return None
-    now_ms = lanes.now_if_active(connection, mine.tenant)
+    now_ms = tenants.now_if_active(connection, mine.tenant)
     if now_ms is None:
         return _Rest()
     size = world.settings.batch_size
     if order.limit is not None:
         size = min(size, order.limit - before.rows)
-    blocked = lanes.blocked_methods(connection, mine.tenant)
+    blocked = tenants.blocked_methods(connection, mine.tenant)
     rows: dict[int, Row] = {}
     aside = Plan()
     commands: tuple[Command, ...] = ()
@@ -326,7 +328,7 @@ def _claim(
     tally = _aside_tally(aside)
     if not commands:
         return _Rest(tally=tally, more=more)
-    wait_ms = lanes.spend(connection, mine.tenant)
+    wait_ms = tenants.spend(connection, mine.tenant)
     if wait_ms > 0:
         return _Rest(tally=tally, rest_ms=wait_ms)
     batch, _ = compose(commands, max_commands=size)
@@ -470,13 +472,13 @@ def _settle(
     if whole is None:
         return settled
     if whole.kind is FaultKind.RATE:
-        lanes.fill(connection, mine.tenant)
+        tenants.fill(connection, mine.tenant)
     state = portal_state_after(whole)
     if state is not None:
-        reason = lanes.reason_of(whole)
+        reason = tenants.reason_of(whole)
         if reply is not None and reply.location is not None:
             reason = f"the portal has moved to {reply.location}; add it anew under that address"
-        lanes.pause(connection, mine.tenant.code, state, reason=reason)
+        tenants.pause(connection, mine.tenant.code, state, reason=reason)
         log.error("portal_paused portal=%s state=%s code=%s", mine.tenant.code, state, whole.code)
     return settled
 
@@ -489,13 +491,13 @@ def _heed_methods(
     blocked = [name for name, time in times.items() if time.is_blocked]
     if not blocked:
         return
-    now_ms = lanes.clock(connection)
+    now_ms = tenants.clock(connection)
     for name in blocked:
         fault = Fault(code="", text="", kind=FaultKind.METHOD_TIME)
         rest_ms = deferral_ms(
             fault, retry_at_ms=times[name].reset_at_ms, now_ms=now_ms, jitter=world.chance()
         )
-        lanes.block_methods(connection, mine.tenant, [name], until_ms=now_ms + rest_ms)
+        tenants.block_methods(connection, mine.tenant, [name], until_ms=now_ms + rest_ms)
     log.info("methods_blocked portal=%s methods=%s", mine.tenant.code, ",".join(blocked))
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from b24sync.core.errors import CredentialError
 from b24sync.edge.database import make_engine
-from b24sync.edge.lanes import Tenant
 from b24sync.edge.portal import Credential, PortalClient
+from b24sync.edge.tenants import Tenant
 from b24sync.edge.tokens import AuthKind, Keyring, credential_for, parse_webhook
 from b24sync.settings import Settings
 from b24sync.version import VERSION

@@ -19,7 +19,7 @@ from b24sync.core.errors import SettingsError
 from b24sync.core.model import HaltMode, PortalState, Ref, Unreadable
 from b24sync.core.refs import stored
 from b24sync.drain import Order, Tally, drain
-from b24sync.edge import dead_letters, lanes, tables
+from b24sync.edge import dead_letters, tables, tenants
 from b24sync.edge.database import make_engine, writing
 from b24sync.edge.tokens import Keyring, new_key
 from b24sync.sandbox import Sandbox, SandboxConfig
@@ -465,7 +465,7 @@ def test_a_portal_that_a_person_stops_gets_not_one_request_more(house: Engine) -
 
     def stop(_tally: Tally) -> None:
         with writing(house) as connection:
-            lanes.pause(connection, "default", PortalState.PAUSED, reason="enough")
+            tenants.pause(connection, "default", PortalState.PAUSED, reason="enough")
 
     tally = drain(world_of(house, portal), Order(), watching=stop)
 

@@ -20,8 +20,8 @@ from b24sync.core.model import (
 )
 from b24sync.core.refs import is_list, is_mapping
 from b24sync.core.replies import interpret
-from b24sync.edge.lanes import Tenant
 from b24sync.edge.portal import Credential
+from b24sync.edge.tenants import Tenant
 from b24sync.world import World, credential_of
 
 NEEDED_SCOPE = "crm"

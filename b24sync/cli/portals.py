@@ -18,7 +18,7 @@ from b24sync.cli.desk import (
 from b24sync.cli.layout import NARROW, instant, record, table
 from b24sync.core.faults import advice
 from b24sync.core.model import PortalState
-from b24sync.edge import lanes, views
+from b24sync.edge import tenants, views
 from b24sync.edge.database import reading, transact
 from b24sync.edge.tokens import new_key
 from b24sync.world import DEFAULT_PORTAL
@@ -100,7 +100,7 @@ def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
     with desk.opened() as world:
         with reading(world.engine) as connection:
             known_portal(connection, code)
-        stop = partial(lanes.pause, code=code, state=PortalState.PAUSED, reason=reason)
+        stop = partial(tenants.pause, code=code, state=PortalState.PAUSED, reason=reason)
         is_stopped = transact(world.engine, stop)
     if as_json:
         desk.emit({"portal": code, "paused": is_stopped})
@@ -124,7 +124,7 @@ def resume(desk: Desk, code: str, *, as_json: bool) -> None:
     with desk.opened() as world:
         with reading(world.engine) as connection:
             known_portal(connection, code)
-        transact(world.engine, partial(lanes.resume, code=code))
+        transact(world.engine, partial(tenants.resume, code=code))
     if as_json:
         desk.emit({"portal": code, "resumed": True})
     else:
@@ -149,7 +149,7 @@ def check(desk: Desk, code: str, *, as_json: bool) -> int:
     with desk.opened() as world:
         with reading(world.engine) as connection:
             known_portal(connection, code)
-            tenant = lanes.tenant(connection, code)
+            tenant = tenants.tenant(connection, code)
             view = next(view for view in views.portals(connection) if view.code == code)
         findings = check_up(world, tenant)
     is_fine = all(finding.is_fine for finding in findings)

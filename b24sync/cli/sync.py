@@ -26,7 +26,7 @@ from b24sync.cli.layout import (
 )
 from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome
 from b24sync.drain import Order, Tally, drain
-from b24sync.edge import lanes, stories, views
+from b24sync.edge import lanes, stories, tenants, views
 from b24sync.edge.database import reading
 from b24sync.edge.views import Backlog, Overview
 from b24sync.world import World, credential_of
@@ -123,7 +123,7 @@ def _refuse_closed(world: World, portal: str | None) -> None:
         waiting = views.backlogs(connection, code=portal)
         for view in views.portals(connection):
             if view.state == PortalState.ACTIVE and view.code in waiting:
-                credential_of(world, lanes.tenant(connection, view.code))
+                credential_of(world, tenants.tenant(connection, view.code))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

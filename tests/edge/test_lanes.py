@@ -7,9 +7,10 @@ from sqlalchemy import Engine
 
 from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, FaultKind, PortalState
-from b24sync.edge import lanes, tables
+from b24sync.edge import lanes, tables, tenants
 from b24sync.edge.database import transact, writing
-from b24sync.edge.lanes import Lane, Tenant
+from b24sync.edge.lanes import Lane
+from b24sync.edge.tenants import Tenant
 from tests.house import (
     FAR_MS,
     add_portal,
@@ -36,11 +37,11 @@ def _release(engine: Engine, mine: Lane, *, served: int = 0, rest_ms: int | None
 
 def _tenant(engine: Engine, code: str = "default") -> Tenant:
     with writing(engine) as connection:
-        return lanes.tenant(connection, code)
+        return tenants.tenant(connection, code)
 
 
 def _spend(engine: Engine, of: Tenant, *, reserve: float = 0.0) -> int:
-    return transact(engine, lambda connection: lanes.spend(connection, of, reserve=reserve))
+    return transact(engine, lambda connection: tenants.spend(connection, of, reserve=reserve))
 
 
 def _lane(engine: Engine, code: str = "default") -> dict[str, object]:
@@ -192,9 +193,9 @@ def test_a_stopped_portal_tells_no_time(engine: Engine) -> None:
     of, before = _tenant(engine), database_now(engine)
 
     with writing(engine) as connection:
-        told = lanes.now_if_active(connection, of)
-        lanes.pause(connection, "default", PortalState.PAUSED, reason="enough")
-        stopped = lanes.now_if_active(connection, of)
+        told = tenants.now_if_active(connection, of)
+        tenants.pause(connection, "default", PortalState.PAUSED, reason="enough")
+        stopped = tenants.now_if_active(connection, of)
 
     assert told is not None
     assert 0 <= told - before < 5_000
@@ -238,7 +239,7 @@ def test_a_portal_that_is_not_active_is_neither_woken_nor_taken(
     for code in ("asleep", "due"):
         add_rows(engine, "k", portal=code)
         with writing(engine) as connection:
-            assert lanes.pause(connection, code, state, reason="why not")
+            assert tenants.pause(connection, code, state, reason="why not")
 
     woken = _wake(engine)
 
@@ -253,8 +254,8 @@ def test_the_first_reason_of_a_pause_stays(engine: Engine) -> None:
     add_portal(engine)
 
     with writing(engine) as connection:
-        first = lanes.pause(connection, "default", PortalState.PLAN_LOST, reason="no plan")
-        second = lanes.pause(connection, "default", PortalState.OVERLOADED, reason="overload")
+        first = tenants.pause(connection, "default", PortalState.PLAN_LOST, reason="no plan")
+        second = tenants.pause(connection, "default", PortalState.OVERLOADED, reason="overload")
 
     portal = one(engine, tables.portal)
     assert (first, second) == (True, False)
@@ -273,8 +274,8 @@ def test_a_resumed_portal_is_due_at_once_and_its_strikes_are_forgotten(engine: E
     )
 
     with writing(engine) as connection:
-        known = lanes.resume(connection, "default")
-        unknown = lanes.resume(connection, "nobody")
+        known = tenants.resume(connection, "default")
+        unknown = tenants.resume(connection, "nobody")
 
     assert (known, unknown) == (True, False)
     assert taken(engine).fail_streak == 0
@@ -478,7 +479,7 @@ def test_the_portal_is_believed_when_it_says_that_the_rate_is_used_up(engine: En
     _spend(engine, of)
 
     with writing(engine) as connection:
-        lanes.fill(connection, of)
+        tenants.fill(connection, of)
 
     assert one(engine, tables.bucket)["level"] == 10
     assert 1_000 < _spend(engine, of) <= 2_000
@@ -512,12 +513,12 @@ def test_methods_are_blocked_for_their_portal_until_a_time(engine: Engine) -> No
     now = database_now(engine)
 
     with writing(engine) as connection:
-        lanes.block_methods(connection, of, ["crm.item.add", "crm.item.update"], until_ms=now + 1)
-        lanes.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
-        lanes.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
-        lanes.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
-        blocked = lanes.blocked_methods(connection, of)
-        others = lanes.blocked_methods(connection, other)
+        tenants.block_methods(connection, of, ["crm.item.add", "crm.item.update"], until_ms=now + 1)
+        tenants.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
+        tenants.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
+        tenants.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
+        blocked = tenants.blocked_methods(connection, of)
+        others = tenants.blocked_methods(connection, other)
 
     assert blocked == {"crm.item.add": now + 60_000, "crm.item.update": now + 50_000}
     assert others == {}
@@ -527,8 +528,8 @@ def test_the_reason_of_a_pause_is_the_portals_code_and_words() -> None:
     """Capped, because a portal may say anything."""
     fault = Fault(code="ACCESS_DENIED", text="x" * 900, kind=FaultKind.PORTAL)
 
-    assert lanes.reason_of(fault) == "ACCESS_DENIED: " + "x" * 485
-    assert lanes.reason_of(Fault(code="HTTP_404", text="", kind=FaultKind.PORTAL)) == "HTTP_404"
+    assert tenants.reason_of(fault) == "ACCESS_DENIED: " + "x" * 485
+    assert tenants.reason_of(Fault(code="HTTP_404", text="", kind=FaultKind.PORTAL)) == "HTTP_404"
 
 
 def test_the_database_counts_the_time_of_a_lease(engine: Engine) -> None:

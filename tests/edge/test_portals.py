@@ -6,7 +6,7 @@ from functools import partial
 from sqlalchemy import Engine
 
 from b24sync.core.model import PortalState
-from b24sync.edge import lanes, portals, tables
+from b24sync.edge import lanes, portals, tables, tenants
 from b24sync.edge.database import reading, transact
 from b24sync.edge.portals import Address, Limits
 from tests.house import add_rows, change, maybe_taken, one, rows_of
@@ -54,7 +54,7 @@ def test_a_portal_is_added_once(engine: Engine) -> None:
 def test_a_replacement_keeps_what_a_person_decided(engine: Engine) -> None:
     """Address and credential change; the state waits for a person, limits for new ones."""
     add(engine)
-    stop = partial(lanes.pause, code="acme", state=PortalState.PAUSED, reason="holidays")
+    stop = partial(tenants.pause, code="acme", state=PortalState.PAUSED, reason="holidays")
     transact(engine, stop)
     moved = replace(ACME, base_url="https://new.example")
 

@@ -1,0 +1,237 @@
+"""What a lane's owner must know of its portal, and how fast that portal may be called.
+
+The rate is one row that all workers pour into by one guarded statement, so that together they keep
+it; a method that the portal refused for time rests for everybody. A portal with a trouble that a
+person must look at is paused, with the reason, and called by nobody until it is resumed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, case, or_, select, update
+
+from b24sync.core.limits import Bucket
+from b24sync.core.model import Fault, PortalState
+from b24sync.edge.database import insert_missing, now_ms, upsert
+from b24sync.edge.tables import bucket, lane, method_budget, portal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """What a lane's owner must know of its portal.
+
+    Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds.
+    """
+
+    code: str
+    base_url: str
+    auth_kind: str
+    secret: str | None
+    app_id: str
+    egress_group: str
+    rate_x: float
+    rate_y: float
+    server_max_s: int
+
+
+def _now() -> ColumnElement[int]:
+    return now_ms()
+
+
+def tenant(connection: Connection, code: str) -> Tenant:
+    """The portal of this code, as a lane's owner needs it.
+
+    Raises: sqlalchemy.exc.NoResultFound for an unknown code; callers ask for known ones.
+    Writes: nothing.
+    """
+    row = connection.execute(select(portal).where(portal.c.code == code)).mappings().one()
+    return Tenant(
+        code=row["code"],
+        base_url=row["base_url"],
+        auth_kind=row["auth_kind"],
+        secret=row["secret"],
+        app_id=row["app_id"],
+        egress_group=row["egress_group"],
+        rate_x=row["rate_x"],
+        rate_y=row["rate_y"],
+        server_max_s=row["server_max_s"],
+    )
+
+
+def clock(connection: Connection) -> int:
+    """The time now.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    return int(connection.execute(select(_now())).scalar_one())
+
+
+def now_if_active(connection: Connection, of: Tenant) -> int | None:
+    """The time now; ``None``, the portal was stopped since its lane was taken.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    now = select(_now()).where(portal.c.code == of.code, portal.c.state == PortalState.ACTIVE)
+    return connection.execute(now.select_from(portal)).scalar()
+
+
+def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
+    """Take one request out of the portal's rate; 0, or the milliseconds until one fits.
+
+    Writes: bucket, by one guarded statement, so that all workers together keep the rate.
+    """
+    if _poured(connection, of, reserve):
+        return 0
+    wait_ms = _until_one_fits(connection, of, reserve)
+    if wait_ms is not None:
+        return wait_ms
+    # The first request of a portal: whoever brings the bucket, each pours into the same one.
+    empty = {"portal": of.code, "egress_group": of.egress_group}
+    insert_missing(connection, bucket, [empty])
+    return 0 if _poured(connection, of, reserve) else 1
+
+
+def _poured(connection: Connection, of: Tenant, reserve: float) -> bool:
+    now, then = _now(), bucket.c.updated_at
+    # A clock that went back lets nothing leak, and must not make the bucket forget.
+    elapsed_ms = case((now > then, now - then), else_=0)
+    leaked = bucket.c.level - of.rate_y * elapsed_ms / 1000.0
+    level = case((leaked > 0, leaked), else_=0.0)
+    spent = connection.execute(
+        update(bucket)
+        .where(
+            bucket.c.portal == of.code,
+            bucket.c.egress_group == of.egress_group,
+            or_(bucket.c.blocked_until.is_(None), bucket.c.blocked_until <= _now()),
+            level + 1 <= of.rate_x - reserve,
+        )
+        # In this order: MySQL's later assignments see what the earlier ones have changed.
+        .ordered_values(
+            (bucket.c.level, level + 1),
+            (bucket.c.updated_at, case((now > then, now), else_=then)),
+        )
+    )
+    return spent.rowcount == 1
+
+
+def _until_one_fits(connection: Connection, of: Tenant, reserve: float) -> int | None:
+    """Milliseconds, at least one; ``None``, there is no bucket yet."""
+    row = (
+        connection.execute(
+            select(bucket, _now().label("now")).where(
+                bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group
+            )
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    value = Bucket(
+        level=row["level"],
+        capacity=of.rate_x - reserve,
+        leak_per_s=of.rate_y,
+        updated_at_ms=row["updated_at"],
+    )
+    blocked_ms = (row["blocked_until"] or 0) - row["now"]
+    return max(1, value.wait_ms(int(row["now"])), int(blocked_ms))
+
+
+def fill(connection: Connection, of: Tenant) -> None:
+    """Believe the portal that its rate is used up, whatever was counted here.
+
+    Writes: bucket.
+    """
+    connection.execute(
+        update(bucket)
+        .where(bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group)
+        .values(level=of.rate_x, updated_at=_now())
+    )
+
+
+def blocked_methods(connection: Connection, of: Tenant) -> Mapping[str, int]:
+    """The methods that the portal refuses for time, with the end of each.
+
+    Units: epoch milliseconds.
+    Writes: nothing.
+    """
+    found = connection.execute(
+        select(method_budget.c.method, method_budget.c.blocked_until).where(
+            method_budget.c.portal == of.code,
+            method_budget.c.app_id == of.app_id,
+            method_budget.c.blocked_until > _now(),
+        )
+    )
+    return {method: int(until) for method, until in found}
+
+
+def block_methods(
+    connection: Connection, of: Tenant, methods: Sequence[str], *, until_ms: int
+) -> None:
+    """Leave these methods alone until then.
+
+    Writes: method_budget.
+    """
+    upsert(
+        connection,
+        method_budget,
+        [
+            {
+                "portal": of.code,
+                "app_id": of.app_id,
+                "method": method,
+                "operating_s": 0.0,
+                "blocked_until": until_ms,
+            }
+            for method in methods
+        ],
+        keys=("portal", "app_id", "method"),
+        update=lambda new: {"blocked_until": new("blocked_until")},
+    )
+
+
+def pause(connection: Connection, code: str, state: PortalState, *, reason: str) -> bool:
+    """Stop calling a portal until a person resumes it; ``False``, it was stopped already.
+
+    Writes: portal, where it is active.
+    """
+    stopped = connection.execute(
+        update(portal)
+        .where(portal.c.code == code, portal.c.state == PortalState.ACTIVE)
+        .values(state=str(state), state_reason=reason, state_at=_now(), updated_at=_now())
+    )
+    return stopped.rowcount == 1
+
+
+def resume(connection: Connection, code: str) -> bool:
+    """Let a portal be called again, at once; ``False``, there is no such portal.
+
+    Writes: portal, lane.
+    """
+    resumed = connection.execute(
+        update(portal)
+        .where(portal.c.code == code)
+        .values(
+            state=str(PortalState.ACTIVE), state_reason=None, state_at=_now(), updated_at=_now()
+        )
+    )
+    connection.execute(
+        update(lane)
+        .where(lane.c.portal == code)
+        .values(
+            next_due_at=_now(),
+            wake_seq=lane.c.wake_seq + 1,
+            breaker="closed",
+            breaker_until=None,
+            fail_streak=0,
+        )
+    )
+    return resumed.rowcount == 1
+
+
+def reason_of(fault: Fault) -> str:
+    """A fault as the reason of a pause: the portal's code and words, capped."""
+    text = f"{fault.code}: {fault.text}" if fault.text else fault.code
+    return text[:500]
