@@ -6,6 +6,7 @@ import pytest
 
 from b24sync.core.errors import (
     B24SyncError,
+    CaptureError,
     ChangeError,
     DatabaseError,
     NeverSent,
@@ -19,6 +20,7 @@ from b24sync.core.errors import (
     [
         SettingsError("halt", "is none of those"),
         ChangeError("fields.a", "is bytes", entity="contact:c-1", position=7),
+        CaptureError("Customer", "has no key"),
         PlanError("no_link", "key", "is not known"),
         DatabaseError("cannot be reached"),
         NeverSent("NewConnectionError", 0.5),
