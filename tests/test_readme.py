@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from b24sync.cli.app import b24sync
+from b24sync.core.lifecycle import drawing
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,3 +60,10 @@ def test_every_command_in_the_readme_exists() -> None:
         assert {word for word in rest if word.startswith("--")} <= known, words
 
     assert len(said) > 15
+
+
+def test_the_drawing_of_a_rows_life_is_the_table_of_moves() -> None:
+    """A picture of moves that the code does not make would mislead whoever looks for a row."""
+    drawn = README.partition("```mermaid\n")[2].partition("\n```")[0]
+
+    assert drawn == drawing()
