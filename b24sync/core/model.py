@@ -159,6 +159,7 @@ class Row:
     cancel_requested: bool = False
     first_error: str | None = None
     headers: object = None
+    mergeable: bool = True
 
 
 class LinkState(StrEnum):

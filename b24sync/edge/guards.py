@@ -76,4 +76,5 @@ def row_of(found: RowMapping) -> Row:
         cancel_requested=found["cancel_requested"],
         first_error=found["first_error"],
         headers=found["headers"],
+        mergeable=found["mergeable"],
     )
