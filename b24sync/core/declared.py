@@ -6,10 +6,10 @@ Everything is checked, and what is wrong is named by its place, as ``kinds.stock
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TypeGuard
 
+from b24sync.core import reading
 from b24sync.core.errors import SettingsError
-from b24sync.core.kinds import Kind, Marker, Method
+from b24sync.core.kinds import Kind, Marker, Method, Names
 
 _METHOD_KEYS = (
     "name",
@@ -28,6 +28,9 @@ _KIND_KEYS = (
     "delete",
     "list",
     "list_path",
+    "get",
+    "record_path",
+    "record_names",
     "marker",
     "linked",
     "replaces",
@@ -50,7 +53,7 @@ def declared_kinds(setting: Mapping[str, object]) -> Mapping[str, Kind]:
 
 
 def _kind(name: str, where: str, value: object) -> Kind:
-    given = _known(where, value, _KIND_KEYS)
+    given = reading.known(where, value, _KIND_KEYS)
     if not name:
         raise SettingsError("kinds", "a kind has an empty name; give it one")
     kind = Kind(
@@ -59,13 +62,16 @@ def _kind(name: str, where: str, value: object) -> Kind:
         update=_method(where, given, "update"),
         delete=_method(where, given, "delete"),
         list=_method(where, given, "list"),
-        list_path=_names(where, given, "list_path"),
+        list_path=reading.names(where, given, "list_path"),
+        get=_method(where, given, "get", fields_param=None),
+        record_path=reading.names(where, given, "record_path"),
+        record_names=reading.choice(where, given, "record_names", Names.SAME),
         marker=_marker(where, given),
-        linked=_flag(where, given, "linked", default=True),
-        replaces=_flag(where, given, "replaces", default=False),
-        whole=_flag(where, given, "whole", default=False),
+        linked=reading.flag(where, given, "linked", default=True),
+        replaces=reading.flag(where, given, "replaces", default=False),
+        whole=reading.flag(where, given, "whole", default=False),
         yes_no=_yes_no(where, given),
-        multi_fields=frozenset(_names(where, given, "multi_fields")),
+        multi_fields=frozenset(reading.names(where, given, "multi_fields")),
         gone=_gone(where, given),
     )
     _refuse_contradictions(where, kind)
@@ -77,6 +83,10 @@ def _refuse_contradictions(where: str, kind: Kind) -> None:
         raise SettingsError(where, "does nothing; give it add, update or delete")
     if kind.linked:
         _refuse_lost_ids(where, kind)
+    if kind.get is not None and kind.get.id_param is None:
+        raise SettingsError(
+            f"{where}.get.id_param", "is missing; name the parameter that takes the id"
+        )
     if kind.marker is not None and kind.list is None:
         raise SettingsError(
             f"{where}.list", "is missing; a marker is of use only where records can be listed"
@@ -106,20 +116,24 @@ def _refuse_lost_ids(where: str, kind: Kind) -> None:
             )
 
 
-def _method(where: str, given: Mapping[str, object], key: str) -> Method | None:
+def _method(
+    where: str, given: Mapping[str, object], key: str, *, fields_param: str | None = "fields"
+) -> Method | None:
     if given.get(key) is None:
         return None
     where = f"{where}.{key}"
-    inner = _known(where, given[key], _METHOD_KEYS)
-    id_path = None if inner.get("id_path") is None else _names(where, inner, "id_path")
+    inner = reading.known(where, given[key], _METHOD_KEYS)
+    id_path = None if inner.get("id_path") is None else reading.names(where, inner, "id_path")
     return Method(
-        name=_text(where, inner, "name"),
-        fields_param=_text_or_none(where, {"fields_param": "fields", **inner}, "fields_param"),
-        id_param=_text_or_none(where, inner, "id_param"),
-        fixed=_texts(where, inner, "fixed"),
-        required=_names(where, inner, "required"),
-        param_names=_texts(where, inner, "param_names"),
-        required_fields=_names(where, inner, "required_fields"),
+        name=reading.text(where, inner, "name"),
+        fields_param=reading.text_or_none(
+            where, {"fields_param": fields_param, **inner}, "fields_param"
+        ),
+        id_param=reading.text_or_none(where, inner, "id_param"),
+        fixed=reading.texts(where, inner, "fixed"),
+        required=reading.names(where, inner, "required"),
+        param_names=reading.texts(where, inner, "param_names"),
+        required_fields=reading.names(where, inner, "required_fields"),
         id_path=id_path,
     )
 
@@ -128,11 +142,11 @@ def _marker(where: str, given: Mapping[str, object]) -> Marker | None:
     if given.get("marker") is None:
         return None
     where = f"{where}.marker"
-    inner = _known(where, given["marker"], _MARKER_KEYS)
+    inner = reading.known(where, given["marker"], _MARKER_KEYS)
     return Marker(
-        key_field=_text(where, inner, "key_field"),
-        origin_field=_text_or_none(where, inner, "origin_field"),
-        in_params=_flag(where, inner, "in_params", default=False),
+        key_field=reading.text(where, inner, "key_field"),
+        origin_field=reading.text_or_none(where, inner, "origin_field"),
+        in_params=reading.flag(where, inner, "in_params", default=False),
     )
 
 
@@ -140,12 +154,12 @@ def _gone(where: str, given: Mapping[str, object]) -> tuple[tuple[str, str], ...
     where = f"{where}.gone"
     return tuple(
         _gone_pair(f"{where}[{position}]", pair)
-        for position, pair in enumerate(_items(where, given.get("gone", ())))
+        for position, pair in enumerate(reading.items(where, given.get("gone", ())))
     )
 
 
 def _gone_pair(where: str, value: object) -> tuple[str, str]:
-    match _items(where, value):
+    match reading.items(where, value):
         case (str(code), str(pattern)) if code or pattern:
             _refuse_bad_pattern(where, pattern)
             return (code, pattern)
@@ -166,69 +180,10 @@ def _refuse_bad_pattern(where: str, pattern: str) -> None:
 
 
 def _yes_no(where: str, given: Mapping[str, object]) -> tuple[str, str]:
-    match _items(f"{where}.yes_no", given.get("yes_no", ("Y", "N"))):
+    match reading.items(f"{where}.yes_no", given.get("yes_no", ("Y", "N"))):
         case (str(yes), str(no)) if yes != no:
             return (yes, no)
         case _:
             raise SettingsError(
                 f"{where}.yes_no", "must be two different texts, for true and for false"
             )
-
-
-def _known(where: str, value: object, keys: tuple[str, ...]) -> Mapping[str, object]:
-    if not _is_mapping(value):
-        raise SettingsError(where, f"must be a mapping of {', '.join(keys)}")
-    for key in value:
-        if key not in keys:
-            raise SettingsError(f"{where}.{key}", f"is not known; choose from {', '.join(keys)}")
-    return {str(key): inner for key, inner in value.items()}
-
-
-def _text(where: str, given: Mapping[str, object], key: str) -> str:
-    match given.get(key):
-        case str(text) if text:
-            return text
-        case _:
-            raise SettingsError(f"{where}.{key}", "must be a text that is not empty")
-
-
-def _text_or_none(where: str, given: Mapping[str, object], key: str) -> str | None:
-    return None if given.get(key) is None else _text(where, given, key)
-
-
-def _flag(where: str, given: Mapping[str, object], key: str, *, default: bool) -> bool:
-    match given.get(key, default):
-        case bool(flag):
-            return flag
-        case _:
-            raise SettingsError(f"{where}.{key}", "must be true or false")
-
-
-def _names(where: str, given: Mapping[str, object], key: str) -> tuple[str, ...]:
-    where = f"{where}.{key}"
-    names = _items(where, given.get(key, ()))
-    return tuple(
-        _text(where, {f"{position}": name}, f"{position}") for position, name in enumerate(names)
-    )
-
-
-def _texts(where: str, given: Mapping[str, object], key: str) -> Mapping[str, str]:
-    value = given.get(key, {})
-    if not _is_mapping(value):
-        raise SettingsError(f"{where}.{key}", "must be a mapping of names to texts")
-    inner = {str(name): text for name, text in value.items()}
-    return {name: _text(f"{where}.{key}", inner, name) for name in inner}
-
-
-def _items(where: str, value: object) -> tuple[object, ...]:
-    if not _is_list(value):
-        raise SettingsError(where, "must be a list")
-    return tuple(value)
-
-
-def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
-    return isinstance(value, Mapping)
-
-
-def _is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
-    return isinstance(value, list | tuple)

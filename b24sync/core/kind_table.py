@@ -57,11 +57,12 @@ found again; what else an add needs the portal says itself.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeAlias
 
-from b24sync.core.kinds import Kind, Marker, Method
+from b24sync.core.kinds import Kind, Marker, Method, Names
 
 _ITEM_NAME = re.compile(r"(item|import):([1-9][0-9]{0,8})")
 _OLD_ENTITY_TYPES = frozenset({1, 2, 3, 4, 7, 31})
@@ -100,8 +101,8 @@ def find_kind(name: str, declared: Mapping[str, Kind] = _NO_KINDS) -> Kind | Non
 
 @lru_cache(maxsize=1024)
 def _item(name: str, entity_type: int, *, add: str = "crm.item.add") -> Kind:
-    # crm.item.add, update, delete, list and import pages; markers: object fields page. The text
-    # tells a missing item from a missing smart process, which has the same code.
+    # crm.item.add, update, delete, list, get and import pages; markers: object fields page. The
+    # text tells a missing item from a missing smart process, which has the same code.
     fixed = {"entityTypeId": str(entity_type)}
     return Kind(
         name=name,
@@ -110,6 +111,8 @@ def _item(name: str, entity_type: int, *, add: str = "crm.item.add") -> Kind:
         delete=Method(name="crm.item.delete", id_param="id", fixed=fixed),
         list=Method(name="crm.item.list", fields_param="filter", fixed=fixed, id_path=("id",)),
         list_path=("items",),
+        get=Method(name="crm.item.get", fields_param=None, id_param="id", fixed=fixed),
+        record_path=("item",),
         marker=_ITEM_MARKERS.get(entity_type, _XML_ID),
         multi_fields=frozenset({"fm"}),
         gone=(("NOT_FOUND", r"\b(item|element) not found\b"),),
@@ -142,14 +145,20 @@ def _classic(
         update=Method(name=f"{base}.update", id_param="id"),
         delete=Method(name=f"{base}.delete", id_param="id"),
         list=Method(name=f"{base}.list", fields_param="filter", id_path=("ID",)),
+        get=_get(f"{base}.get"),
         marker=marker,
         gone=gone,
         multi_fields=multi_fields,
     )
 
 
+def _get(name: str, *, id_param: str = "id", fields_param: str | None = None) -> Method:
+    return Method(name=name, fields_param=fields_param, id_param=id_param)
+
+
 def _classic_records() -> tuple[Kind, ...]:
-    # The add, update, delete and list page of each; the old invoice's delete page shows no error.
+    # The add, update, delete, list and get page of each; the old invoice's delete page shows no
+    # error.
     gone = (("", r"^\W*not found\b"),)
     gone_contact = (("ERROR_CORE", r"element not found"), ("", r"contact is not found"))
     gone_company = (("", r"company is not found"),)
@@ -169,7 +178,8 @@ def _classic_records() -> tuple[Kind, ...]:
 
 def _activities() -> tuple[Kind, ...]:
     # crm.activity.*, crm.activity.todo.* and crm.activity.configurable.* pages. All are listed
-    # and deleted by the classic methods, whose filter has the classic names.
+    # and deleted by the classic methods, whose filter has the classic names. A to-do is read by
+    # them too, and its title is their SUBJECT.
     classic = _classic(
         "activity",
         "crm.activity",
@@ -183,6 +193,8 @@ def _activities() -> tuple[Kind, ...]:
         update=_flat("crm.activity.todo.update", id_param="id", required_fields=owner),
         delete=classic.delete,
         list=classic.list,
+        get=classic.get,
+        record_names=Names.OTHER,
         gone=classic.gone,
     )
     configurable = Kind(
@@ -200,6 +212,8 @@ def _activities() -> tuple[Kind, ...]:
             param_names={"originId": "ORIGIN_ID", "originatorId": "ORIGINATOR_ID"},
             id_path=("ID",),
         ),
+        get=_get("crm.activity.configurable.get"),
+        record_path=("activity", "fields"),
         marker=_ORIGIN,
         gone=classic.gone,
     )
@@ -225,7 +239,8 @@ def _flat(
 
 
 def _comments() -> tuple[Kind, ...]:
-    # crm.timeline.comment.add, update, delete, list pages; update and delete need the owner too.
+    # crm.timeline.comment.add, update, delete, list, get pages; update and delete need the owner
+    # too.
     owner = ("ownerTypeId", "ownerId")
     base = "crm.timeline.comment"
     entity = ("ENTITY_ID", "ENTITY_TYPE")
@@ -241,6 +256,7 @@ def _comments() -> tuple[Kind, ...]:
                 required_fields=entity,
                 id_path=("ID",),
             ),
+            get=_get(f"{base}.get"),
             gone=(("NOT_FOUND", ""),),
         ),
     )
@@ -251,7 +267,7 @@ def _replacing(name: str, method: Method, delete: Method | None = None) -> Kind:
 
 
 def _product_rows() -> tuple[Kind, ...]:
-    # crm.item.productrow.add, update, delete, set, list and crm.deal.productrows.set pages.
+    # crm.item.productrow.add, update, delete, set, list, get and crm.deal.productrows.set pages.
     owner = ("ownerId", "ownerType")
     base = "crm.item.productrow"
     row = Kind(
@@ -263,6 +279,8 @@ def _product_rows() -> tuple[Kind, ...]:
             name=f"{base}.list", fields_param="filter", required_fields=owner, id_path=("id",)
         ),
         list_path=("productRows",),
+        get=_get(f"{base}.get"),
+        record_path=("productRow",),
         gone=(("NOT_FOUND", ""),),
     )
     all_rows = Method(
@@ -330,7 +348,8 @@ def _requisites() -> tuple[Kind, ...]:
 
 def _user_fields() -> tuple[Kind, ...]:
     # crm.deal.userfield.*, user.userfield.*, userfieldconfig.* pages. No marker: the portal
-    # refuses a second field of the same name, and its filters know no exact comparison.
+    # refuses a second field of the same name, and its filters know no exact comparison. Fields of
+    # users are listed only.
     gone = (("ERROR_NOT_FOUND", ""), ("", r"entity with id \S+ is not found"))
     bases = {
         "lead": "crm.lead",
@@ -363,8 +382,11 @@ def _user_fields() -> tuple[Kind, ...]:
             name="userfieldconfig.list", fields_param="filter", required=module, id_path=("id",)
         ),
         list_path=("fields",),
+        get=Method(name="userfieldconfig.get", fields_param=None, id_param="id", required=module),
+        record_path=("field",),
     )
-    return (*classic, _classic("user.user_field", "user.userfield"), universal)
+    of_users = replace(_classic("user.user_field", "user.userfield"), get=None)
+    return (*classic, of_users, universal)
 
 
 def _dictionaries() -> tuple[Kind, ...]:
@@ -378,6 +400,8 @@ def _dictionaries() -> tuple[Kind, ...]:
             delete=Method(name="crm.type.delete", id_param="id"),
             list=Method(name="crm.type.list", fields_param="filter", id_path=("id",)),
             list_path=("types",),
+            get=_get("crm.type.get"),
+            record_path=("type",),
             gone=(("0", r"smart process not found"),),
         ),
     )
@@ -402,6 +426,8 @@ def _catalog(
             name=f"{base}.list", fields_param="filter", required_fields=iblock, id_path=("id",)
         ),
         list_path=(rows,),
+        get=_get(f"{base}.get"),
+        record_path=(record,),
         marker=marker,
         gone=gone,
     )
@@ -409,9 +435,9 @@ def _catalog(
 
 def _catalogue() -> tuple[Kind, ...]:
     # catalog.product.*, catalog.price.*, catalog.section.* pages; lists refuse a filter without
-    # the information block.
+    # the information block. A product is an element where it is written, and a product where read.
     return (
-        _catalog("product", record="element", rows="products"),
+        replace(_catalog("product", record="element", rows="products"), record_path=("product",)),
         _catalog("product.service", record="service", rows="services"),
         _catalog("product.offer", record="offer", rows="offers"),
         _catalog("product.sku", record="sku", rows="units"),
@@ -462,12 +488,20 @@ def _task_part(name: str, base: str) -> Kind:
             param_names=task,
             required=required,
         ),
+        get=Method(
+            name=f"{base}.get",
+            fields_param=None,
+            id_param="1",
+            param_names=task,
+            required=required,
+        ),
     )
 
 
 def _tasks() -> tuple[Kind, ...]:
     # tasks.task.*, task.commentitem.*, task.checklistitem.* pages. A missing task is answered
-    # like a forbidden one, so nothing counts as gone.
+    # like a forbidden one, so nothing counts as gone. User fields of a task come only if asked
+    # for, and every field comes in camelCase.
     return (
         Kind(
             name="task",
@@ -476,6 +510,9 @@ def _tasks() -> tuple[Kind, ...]:
             delete=Method(name="tasks.task.delete", id_param="taskId"),
             list=Method(name="tasks.task.list", fields_param="filter", id_path=("id",)),
             list_path=("tasks",),
+            get=_get("tasks.task.get", id_param="taskId", fields_param="select"),
+            record_path=("task",),
+            record_names=Names.RESPELT,
         ),
         _task_part("task.comment", "task.commentitem"),
         _task_part("task.checklist", "task.checklistitem"),
@@ -483,7 +520,8 @@ def _tasks() -> tuple[Kind, ...]:
 
 
 def _people() -> tuple[Kind, ...]:
-    # user.*, department.* and sonet_group.* pages. A user is never deleted but dismissed.
+    # user.*, department.* and sonet_group.* pages. A user is never deleted but dismissed. Their
+    # get methods are lists.
     return (
         Kind(
             name="user",
@@ -513,7 +551,7 @@ def _people() -> tuple[Kind, ...]:
 
 def _others() -> tuple[Kind, ...]:
     # lists.element.* and calendar.event.* pages. The code of a list element is unique and stands
-    # beside its fields.
+    # beside its fields; lists.element.get is a list. An event has DATE_FROM for from.
     element = ("IBLOCK_TYPE_ID",)
     base = "lists.element"
     calendar = ("type", "ownerId")
@@ -544,6 +582,8 @@ def _others() -> tuple[Kind, ...]:
             update=_flat("calendar.event.update", id_param="id", required_fields=calendar),
             delete=_flat("calendar.event.delete", id_param="id"),
             list=_flat("calendar.event.get", required_fields=calendar, id_path=("ID",)),
+            get=_get("calendar.event.getbyid"),
+            record_names=Names.OTHER,
         ),
     )
 

@@ -1,12 +1,13 @@
 """The table of entity kinds.
 
-For each kind: which method adds, updates, deletes and lists one, how its parameters are called,
-where the new id stands in the answer, what "not found" looks like, and which fields carry the
-external key of an add. A kind is data; adding one is adding a row.
+For each kind: which method adds, updates, deletes, lists and reads one, how its parameters are
+called, where the new id stands in the answer, what "not found" looks like, and which fields carry
+the external key of an add. A kind is data; adding one is adding a row.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class Method:
     stand flat and without a comparison sign), ``required_fields`` are fields of the change that
     the filter must repeat, ``param_names`` are fields that the filter calls differently, and
     ``id_path`` is where the id stands within one row.
+
+    Of a ``get``, ``fields_param`` is the parameter that takes the list of the fields to answer
+    with (``None``, all come unasked).
     """
 
     name: str
@@ -50,6 +54,19 @@ class Marker:
     in_params: bool = False
 
 
+class Names(StrEnum):
+    """How a record that was read calls the fields that a change calls by their names.
+
+    ``same``: alike. ``respelt``: by other letters only, as ``title`` for ``TITLE`` or
+    ``responsibleId`` for ``RESPONSIBLE_ID``. ``other``: by words of its own, so that nobody can
+    compare the two.
+    """
+
+    SAME = "same"
+    RESPELT = "respelt"
+    OTHER = "other"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """One sort of entity.
@@ -63,6 +80,8 @@ class Kind:
     ``gone``: pairs of an error code and a pattern of its text (regular expression, any case) that
     mean "there is no such record".
     ``list_path``: where the rows stand in the answer of ``list``.
+    ``get``: how one record is read by its id. ``record_path``: where the object that has the
+    record's fields stands in the answer. ``record_names``: how it calls them.
     """
 
     name: str
@@ -71,6 +90,9 @@ class Kind:
     delete: Method | None = None
     list: Method | None = None
     list_path: tuple[str, ...] = ()
+    get: Method | None = None
+    record_path: tuple[str, ...] = ()
+    record_names: Names = Names.SAME
     marker: Marker | None = None
     linked: bool = True
     replaces: bool = False

@@ -9,7 +9,7 @@ from b24sync.core.declared import declared_kinds
 from b24sync.core.errors import SettingsError
 from b24sync.core.faults import is_gone
 from b24sync.core.kind_table import KINDS, find_kind
-from b24sync.core.kinds import Kind, Marker, Method
+from b24sync.core.kinds import Kind, Marker, Method, Names
 
 ORIGIN = Marker(key_field="originId", origin_field="originatorId")
 CLASSIC_ORIGIN = Marker(key_field="ORIGIN_ID", origin_field="ORIGINATOR_ID")
@@ -51,6 +51,8 @@ def test_universal_records_differ_by_type_and_marker(
         delete=Method(name="crm.item.delete", id_param="id", fixed=fixed),
         list=Method(name="crm.item.list", fields_param="filter", fixed=fixed, id_path=("id",)),
         list_path=("items",),
+        get=Method(name="crm.item.get", fields_param=None, id_param="id", fixed=fixed),
+        record_path=("item",),
         marker=marker,
         multi_fields=frozenset({"fm"}),
         gone=(("NOT_FOUND", r"\b(item|element) not found\b"),),
@@ -586,6 +588,109 @@ def test_a_record_is_looked_up_as_its_list_page_says(
     assert kind.list_path == list_path
 
 
+GETS = {
+    "crm.lead": ("crm.lead.get", ()),
+    "crm.deal": ("crm.deal.get", ()),
+    "crm.contact": ("crm.contact.get", ()),
+    "crm.company": ("crm.company.get", ()),
+    "crm.quote": ("crm.quote.get", ()),
+    "crm.invoice": ("crm.invoice.get", ()),
+    "activity": ("crm.activity.get", ()),
+    "activity.todo": ("crm.activity.get", ()),
+    "activity.configurable": ("crm.activity.configurable.get", ("activity", "fields")),
+    "comment": ("crm.timeline.comment.get", ()),
+    "product_row": ("crm.item.productrow.get", ("productRow",)),
+    "requisite": ("crm.requisite.get", ()),
+    "bank_detail": ("crm.requisite.bankdetail.get", ()),
+    "lead.user_field": ("crm.lead.userfield.get", ()),
+    "deal.user_field": ("crm.deal.userfield.get", ()),
+    "contact.user_field": ("crm.contact.userfield.get", ()),
+    "company.user_field": ("crm.company.userfield.get", ()),
+    "quote.user_field": ("crm.quote.userfield.get", ()),
+    "requisite.user_field": ("crm.requisite.userfield.get", ()),
+    "user_field": ("userfieldconfig.get", ("field",)),
+    "status": ("crm.status.get", ()),
+    "type": ("crm.type.get", ("type",)),
+    "product": ("catalog.product.get", ("product",)),
+    "product.service": ("catalog.product.service.get", ("service",)),
+    "product.offer": ("catalog.product.offer.get", ("offer",)),
+    "product.sku": ("catalog.product.sku.get", ("sku",)),
+    "price": ("catalog.price.get", ("price",)),
+    "section": ("catalog.section.get", ("section",)),
+    "task": ("tasks.task.get", ("task",)),
+    "task.comment": ("task.commentitem.get", ()),
+    "task.checklist": ("task.checklistitem.get", ()),
+    "calendar_event": ("calendar.event.getbyid", ()),
+}
+
+
+@pytest.mark.parametrize(("name", "read"), GETS.items(), ids=GETS)
+def test_one_record_is_read_as_its_get_page_says(
+    name: str, read: tuple[str, tuple[str, ...]]
+) -> None:
+    """Families differ in whether, and in what, the record is wrapped."""
+    kind = KINDS[name]
+
+    assert kind.get is not None
+    assert (kind.get.name, kind.record_path) == read
+
+
+def test_kinds_whose_records_are_only_listed_have_no_get() -> None:
+    """Where a page called get gives a list, or there is none, nothing can be read by its id."""
+    listed = {
+        "address",
+        "department",
+        "group",
+        "list_element",
+        "user",
+        "user.user_field",
+    }
+
+    unread = {kind.name for kind in KINDS.values() if kind.get is None and not kind.replaces}
+
+    assert unread == listed
+
+
+def test_what_replaces_a_whole_is_not_read() -> None:
+    """Its answer would be rows of an owner, not a record with an id."""
+    read = [kind.name for kind in EVERY_KIND if kind.replaces and kind.get is not None]
+
+    assert read == []
+
+
+def test_a_task_is_read_with_the_fields_that_are_asked_for() -> None:
+    """Without a selection the portal leaves out the fields that users defined."""
+    kind = KINDS["task"]
+
+    assert kind.get == Method(name="tasks.task.get", fields_param="select", id_param="taskId")
+
+
+def test_a_part_of_a_task_is_read_by_position() -> None:
+    """The task comes first, then the part."""
+    kind = KINDS["task.comment"]
+
+    assert kind.get == Method(
+        name="task.commentitem.get",
+        fields_param=None,
+        id_param="1",
+        param_names={"taskId": "0"},
+        required=("taskId",),
+    )
+
+
+def test_most_records_call_fields_as_changes_do() -> None:
+    """Tasks answer in other letters, to-dos and events in other words."""
+    others = {
+        kind.name: kind.record_names for kind in EVERY_KIND if kind.record_names is not Names.SAME
+    }
+
+    assert others == {
+        "activity.todo": Names.OTHER,
+        "calendar_event": Names.OTHER,
+        "task": Names.RESPELT,
+    }
+
+
 def test_rows_of_phones_and_the_like_are_appended_by_records_of_people_and_companies() -> None:
     """Only these classic kinds have such fields; the universal ones have them all in one."""
     communication = frozenset({"PHONE", "EMAIL", "WEB", "IM", "LINK"})
@@ -614,7 +719,8 @@ def test_only_a_list_element_is_cleared_by_what_an_update_leaves_out() -> None:
 def test_every_kind_is_consistent(kind: Kind) -> None:
     """What is linked gives and takes an id; what has a marker can be listed by it."""
     changing = [method for method in (kind.update, kind.delete) if method is not None]
-    methods = [method for method in (kind.add, *changing, kind.list) if method is not None]
+    reading = [method for method in (kind.list, kind.get) if method is not None]
+    methods = [*filter(None, (kind.add,)), *changing, *reading]
 
     assert kind.add is not None
     assert kind.update is not None
@@ -624,6 +730,8 @@ def test_every_kind_is_consistent(kind: Kind) -> None:
     assert kind.add.id_param is None
     assert all(method.id_path is None for method in changing)
     assert all(set(method.param_names) <= set(method.required) for method in (kind.add, *changing))
+    assert kind.get is None or (kind.linked and kind.get.id_param is not None)
+    assert kind.get is not None or (kind.record_path, kind.record_names) == ((), Names.SAME)
     assert kind.marker is None or (kind.list is not None and kind.list.id_path is not None)
     assert not kind.replaces or (kind.add == kind.update and not kind.linked)
     assert all(code or pattern for code, pattern in kind.gone)
@@ -652,6 +760,9 @@ def test_a_kind_is_declared_by_plain_values() -> None:
             "delete": {"name": "my.stock.delete", "id_param": "id"},
             "list": {"name": "my.stock.list", "fields_param": "filter", "id_path": ["id"]},
             "list_path": ["items"],
+            "get": {"name": "my.stock.get", "id_param": "id", "required": ["store"]},
+            "record_path": ["item"],
+            "record_names": "respelt",
             "marker": {"key_field": "xmlId", "origin_field": "source", "in_params": True},
             "linked": True,
             "whole": True,
@@ -679,6 +790,9 @@ def test_a_kind_is_declared_by_plain_values() -> None:
             delete=Method(name="my.stock.delete", id_param="id"),
             list=Method(name="my.stock.list", fields_param="filter", id_path=("id",)),
             list_path=("items",),
+            get=Method(name="my.stock.get", fields_param=None, id_param="id", required=("store",)),
+            record_path=("item",),
+            record_names=Names.RESPELT,
             marker=Marker(key_field="xmlId", origin_field="source", in_params=True),
             whole=True,
             yes_no=("1", "0"),
@@ -809,6 +923,30 @@ def test_no_declaration_is_no_kind() -> None:
             "kinds.stock.list.id_path",
             "is missing",
             id="list without id",
+        ),
+        pytest.param(
+            {"add": STOCK_ADD, "get": {"name": "x"}},
+            "kinds.stock.get.id_param",
+            "is missing",
+            id="get without id",
+        ),
+        pytest.param(
+            {"add": STOCK_ADD, "linked": False, "get": {"name": "x"}},
+            "kinds.stock.get.id_param",
+            "is missing",
+            id="get without id, not linked",
+        ),
+        pytest.param(
+            {"add": STOCK_ADD, "record_path": "item"},
+            "kinds.stock.record_path",
+            "must be a list",
+            id="record path",
+        ),
+        pytest.param(
+            {"add": STOCK_ADD, "record_names": "Same"},
+            "kinds.stock.record_names",
+            "must be one of same, respelt, other",
+            id="record names",
         ),
         pytest.param(
             {"add": STOCK_ADD, "yes_no": ["Y", "Y"]},
