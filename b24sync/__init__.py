@@ -12,6 +12,7 @@
 Celery is not imported by this; see ``b24sync.plugin`` for the worker's side.
 """
 
+from b24sync.adoption import adopt
 from b24sync.core.errors import B24SyncError, ChangeError, SettingsError
 from b24sync.core.model import Change, Ref
 from b24sync.outbox import Outbox, enqueue, enqueue_many
@@ -27,6 +28,7 @@ __all__ = [
     "Ref",
     "SettingsError",
     "__version__",
+    "adopt",
     "enqueue",
     "enqueue_many",
 ]

@@ -10,12 +10,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import cast, get_args, get_type_hints
 
 from b24sync.core.declared import declared_kinds
 from b24sync.core.errors import SettingsError
 from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RetryPolicy
+from b24sync.core.policies import Policy, declared_policies
 from b24sync.core.refs import is_list, is_mapping
 from b24sync.edge.database import parse_url
 from b24sync.edge.tokens import Keyring, parse_webhook
@@ -78,6 +79,8 @@ class Settings:
     """A file of certificates to trust, instead of the usual ones."""
     kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     """Kinds of your own, added to the table."""
+    policies: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    """What is done with the changes of a kind beyond sending them; ``*`` speaks of every kind."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -125,7 +128,8 @@ _POSITIVE = (
 )
 
 
-TEXT_SETTINGS = tuple(entry.name for entry in fields(Settings) if entry.name != "kinds")
+_TABLES = ("kinds", "policies")
+TEXT_SETTINGS = tuple(entry.name for entry in fields(Settings) if entry.name not in _TABLES)
 """The settings that a text can say, so that an environment variable can."""
 
 
@@ -144,8 +148,18 @@ def from_mapping(values: Mapping[str, object]) -> Settings:
         if name not in known:
             raise SettingsError(key, f"is unknown; known are {', '.join(sorted(known))}")
         if value is not None:
-            given[name] = _read(name, value)
+            given[name] = value if name == "policies" else _read(name, value)
+    if "policies" in given:
+        kinds = cast("Mapping[str, Kind]", given.get("kinds", {}))
+        given["policies"] = _policies(given["policies"], kinds)
     return Settings(**given)  # type: ignore[arg-type] # each value was read as its field's type
+
+
+def _policies(value: object, kinds: Mapping[str, Kind]) -> Mapping[str, Policy]:
+    """The policies, which speak of the kinds."""
+    if not is_mapping(value):
+        raise SettingsError("policies", "a mapping of kinds to policies is needed")
+    return declared_policies(value, kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,9 @@ def sync_entities(
 ) -> Counts:
     """Drain what is due, for one portal or for all; any number may run at once.
 
-    Shape: ``kinds`` narrows to those kinds; ``limit`` bounds the rows.
+    Shape: ``kinds`` narrows to those kinds; ``limit`` bounds the rows. ``halt`` says how far a
+    failed command reaches: ``independent``, ``chain`` or ``strict``; ``None``, as each portal's
+    policy says.
     Raises: SettingsError for an unknown portal or halt mode.
     """
     host = _host()
@@ -68,7 +70,7 @@ def sync_entities(
         portal=_known(world, portal), kinds=tuple(kinds or ()), halt=_mode(halt), limit=limit
     )
     tally = drain(world, order, stopping=host.stopping.is_set)
-    if tally.more and tally.batches and limit is None and not host.stopping.is_set():
+    if tally.more and tally.requests and limit is None and not host.stopping.is_set():
         # The slice is over and the work is not: to the end of the queue, behind everyone else.
         _app().tasks[SYNC].delay(portal=portal, kinds=kinds, halt=halt)
     return _counts(tally)
@@ -85,9 +87,9 @@ def _known(world: World, code: str | None) -> str | None:
     return code
 
 
-def _mode(halt: str | None) -> HaltMode:
+def _mode(halt: str | None) -> HaltMode | None:
     try:
-        return HaltMode(halt or HaltMode.INDEPENDENT)
+        return None if halt is None else HaltMode(halt)
     except ValueError:
         raise SettingsError("halt", f"{halt!r} is none of {', '.join(HaltMode)}") from None
 

@@ -1,8 +1,10 @@
 """Portals, rows and a world to drain them in: what the tests of the tables have in common."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 from urllib.parse import unquote
@@ -203,6 +205,69 @@ class Clerk:
             elif not any(text in line for text in self.silent):
                 done[label] = {"item": {"id": next(self.ids)}}
         return batch_answer(done, failed)
+
+
+class HaltingClerk:
+    """A portal that runs the commands of a batch one by one, and obeys ``halt``.
+
+    A reference to the answer of an earlier command is replaced by what it names; a command with one
+    that leads nowhere is refused.
+
+    Shape: ``refused`` are texts to look for in a command, with the complaints that it meets one
+    after the other; when there are none left it is done. ``silent`` are texts whose command is done
+    and not answered. ``ran`` are the commands that ran, failed ones too, request by request, as
+    people read them.
+    """
+
+    def __init__(
+        self,
+        refused: Mapping[str, Iterable[tuple[str, str]]] | None = None,
+        *,
+        silent: Iterable[str] = (),
+    ) -> None:
+        """Begin to number records at 1."""
+        self.complaints = {text: iter(complaints) for text, complaints in (refused or {}).items()}
+        self.silent = tuple(silent)
+        self.ids = count(1)
+        self.ran: list[list[str]] = []
+
+    def __call__(self, asked: Asked) -> Answer:
+        """Answer one request."""
+        if asked.method != "batch":
+            self.ran.append([asked.method])
+            return Answer(body={"result": {"item": {"id": next(self.ids)}}, "time": {}})
+        halts = asked.params["halt"] == 1
+        done: dict[str, object] = {}
+        failed: dict[str, object] = {}
+        self.ran.append([])
+        for label, sent in commands_of(asked).items():
+            line = _REFERENCE.sub(partial(_named, done), sent)
+            self.ran[-1].append(line)
+            complaint = self._complaint(line)
+            if complaint is not None:
+                failed[label] = {"error": complaint[0], "error_description": complaint[1]}
+            elif not any(text in line for text in self.silent):
+                done[label] = {"item": {"id": next(self.ids)}}
+            if halts and failed:
+                break
+        return batch_answer(done, failed)
+
+    def _complaint(self, line: str) -> tuple[str, str] | None:
+        if "$result[" in line:
+            return "UNRESOLVED", f"a reference leads nowhere: {line}"
+        found = (next(left, None) for text, left in self.complaints.items() if text in line)
+        return next((complaint for complaint in found if complaint is not None), None)
+
+
+_REFERENCE = re.compile(r"\$result((?:\[[^\[\]]*\])+)")
+
+
+def _named(done: Mapping[str, object], reference: re.Match[str]) -> str:
+    """What a reference leads to; its own text, where that is nowhere."""
+    target: object = done
+    for step in reference[1][1:-1].split("]["):
+        target = target.get(step) if isinstance(target, Mapping) else None
+    return reference[0] if target is None else str(target)
 
 
 def batch_answer(done: object, failed: object = ()) -> Answer:

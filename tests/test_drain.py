@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, QueuePool, event, insert, text
 
-from b24sync.core.errors import SettingsError
 from b24sync.core.model import HaltMode, PortalState, Ref, Unreadable
+from b24sync.core.policies import Policy
 from b24sync.core.refs import stored
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import dead_letters, tables, tenants
@@ -28,6 +28,7 @@ from tests.fakes import Answer, Asked, Line, ScriptedPortal
 from tests.house import (
     Clerk,
     Found,
+    HaltingClerk,
     add_batch,
     add_portal,
     add_row,
@@ -49,6 +50,7 @@ STATEMENTS_PER_BATCH = 22
 
 ARGUMENT = ("INVALID_ARG_VALUE", "Name is not a name")
 OUT_OF_TIME = ("OPERATION_TIME_LIMIT", "Method is blocked due to operation time limit.")
+ONE_BY_ONE = {"*": Policy(merge=False)}
 SORRY = ("INTERNAL_SERVER_ERROR", "Internal server error")
 HTML = Answer(body=b"<html><h1>502 Bad Gateway</h1></html>", status=502)
 
@@ -585,21 +587,49 @@ def test_an_add_that_failed_inside_the_portal_is_in_doubt_not_repeated(house: En
     assert states(house) == {"a": "doubt"}
 
 
-def test_changes_of_one_entity_arrive_in_their_order(
-    house: Engine, sandbox: Sandbox, connected: World
-) -> None:
+def test_changes_of_one_entity_arrive_in_their_order(house: Engine, sandbox: Sandbox) -> None:
     """One by one, each after the answer to the one before; the last value stands."""
-    with writing(house) as connection:
-        for name in ("Ann", "Anna", "Annette"):
-            add_row(connection, "c-1", fields={"name": name})
-            add_row(connection, "c-2", fields={"name": name})
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=ONE_BY_ONE)
+    _rename_twice(house)
 
-    tally = drain(connected, Order())
+    tally = drain(world, Order())
+    world.client.close()
 
     assert tally == Tally(batches=3, outcomes={"applied": 6})
     written = [str(cast("Found", c.params["fields"])["name"]) for c in sandbox.journal()]
     assert written == ["Ann", "Ann", "Anna", "Anna", "Annette", "Annette"]
     assert [r["name"] for r in sandbox.records("contact").values()] == ["Annette", "Annette"]
+
+
+def test_changes_of_one_entity_that_wait_together_go_as_one(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """The last value is all that the portal sees, and each row has a result of its own."""
+    ids = _rename_twice(house)
+
+    tally = drain(connected, Order())
+
+    assert tally == Tally(batches=1, outcomes={"applied": 2, "merged": 4})
+    written = [str(cast("Found", c.params["fields"])["name"]) for c in sandbox.journal()]
+    assert written == ["Annette", "Annette"]
+    assert [r["name"] for r in sandbox.records("contact").values()] == ["Annette", "Annette"]
+    found = {
+        r["outbox_id"]: (r["outcome"], r["merged_into"]) for r in rows_of(house, tables.result)
+    }
+    first, other = ids[:2]
+    assert found == {first: ("applied", None), other: ("applied", None)} | {
+        row_id: ("merged", (first, other)[place % 2]) for place, row_id in enumerate(ids[2:])
+    }
+
+
+def _rename_twice(engine: Engine) -> list[int]:
+    """Two contacts by turns, each named three times; the ids of the rows."""
+    with writing(engine) as connection:
+        return [
+            add_row(connection, key, fields={"name": name})
+            for name in ("Ann", "Anna", "Annette")
+            for key in ("c-1", "c-2")
+        ]
 
 
 def test_a_row_waits_for_the_entity_it_refers_to_and_goes_on_with_its_id(
@@ -715,6 +745,7 @@ def test_a_batch_that_may_have_been_sent_is_doubted_by_the_next_owner(house: Eng
         number = add_batch(connection, "sending")
         add_row(connection, "a", state="batched", batch_id=number, cmd_no=0, deliveries=1)
     change(house, tables.lane, {"open_batch_id": number, "next_due_at": 0})
+    change(house, tables.batch, {"quiet_until": 10**15})
 
     tally = drain(world_of(house, ScriptedPortal([])), Order())
 
@@ -787,7 +818,8 @@ def test_a_slice_ends_after_so_many_seconds(house: Engine) -> None:
     add_rows(house, *_keys(3))
     portal = _portal()
     plain = world_of(house, portal, slice_s=30.0, batch_size=1)
-    seconds = iter([0.0, 1.0, 2.0, 31.0, 32.0])
+    # At the beginning, before a lane, before its doubts, before its batch; then it is over.
+    seconds = iter([0.0, 1.0, 2.0, 3.0, 31.0, 32.0])
     world = replace(plain, clock=lambda: next(seconds))
 
     tally = drain(world, Order())
@@ -897,13 +929,6 @@ def test_nothing_to_do_is_nothing_done(house: Engine) -> None:
     assert one(house, tables.lane)["lease_epoch"] == 0
 
 
-@pytest.mark.parametrize("halt", [HaltMode.CHAIN, HaltMode.STRICT])
-def test_a_halt_mode_that_is_not_there_is_refused(halt: HaltMode) -> None:
-    """Better than quietly doing something else."""
-    with pytest.raises(SettingsError, match="not available yet"):
-        Order(halt=halt)
-
-
 def test_no_log_line_and_no_table_holds_the_secret_of_the_webhook(
     house: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -932,7 +957,9 @@ def _lines() -> st.SearchStrategy[Callable[[], Line]]:
     return st.sampled_from(
         [
             Clerk,
-            Clerk,
+            HaltingClerk,
+            lambda: HaltingClerk({"k0": [ARGUMENT], "k3": [OUT_OF_TIME]}),
+            lambda: HaltingClerk({"k2": [SORRY]}, silent=["k5"]),
             lambda: Clerk(refused={"k0": ARGUMENT, "k3": OUT_OF_TIME}),
             lambda: Clerk(refused={"k1": SORRY, "k2": ("QUERY_LIMIT_EXCEEDED", "")}),
             lambda: Clerk(silent=["k4", "k5"]),
@@ -949,6 +976,7 @@ def _lines() -> st.SearchStrategy[Callable[[], Line]]:
 
 @settings(max_examples=25, deadline=None)
 @given(
+    order=st.sampled_from([Order(), *(Order(halt=mode) for mode in HaltMode)]),
     script=st.lists(_lines(), max_size=8),
     writes=st.lists(
         st.lists(
@@ -965,6 +993,7 @@ def _lines() -> st.SearchStrategy[Callable[[], Line]]:
 def test_every_row_is_unfinished_or_has_one_final_result(
     sqlite_original: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    order: Order,
     script: list[Callable[[], Line]],
     writes: list[list[tuple[str, str]]],
 ) -> None:
@@ -980,7 +1009,7 @@ def test_every_row_is_unfinished_or_has_one_final_result(
     for rows in writes:
         with writing(engine) as connection:
             enqueued |= {add_row(connection, key, operation=how) for key, how in rows}
-        drain(world, Order())
+        drain(world, order)
         time_passes(engine)
 
         finals = endings(engine)
@@ -997,10 +1026,541 @@ def test_every_row_is_unfinished_or_has_one_final_result(
 
 def test_commands_are_labelled_so_that_no_answer_is_a_list(house: Engine) -> None:
     """A numeric label would lose its command where a portal answers with a list."""
-    add_rows(house, "a", "b")
+    ids = add_rows(house, "a", "b")
     portal = _portal()
 
     drain(world_of(house, portal), Order())
 
     labels = list(commands_of(portal.asked[0]))
-    assert labels == ["c0", "c1"]
+    assert labels == [f"r{row_id}" for row_id in ids]
+
+
+MANY = 10_000
+
+
+def _write_many(engine: Engine, *, barrier_at: int | None = None) -> list[int]:
+    """Ten thousand updates of one contact, of which one may have to be by itself; their ids."""
+    rows = [
+        {
+            "kind": "contact",
+            "entity_key": "c-1",
+            "operation": "update",
+            "fields": {"name": f"n{number}", f"part{number % 7}": number},
+            "mergeable": number != barrier_at,
+        }
+        for number in range(MANY)
+    ]
+    with writing(engine) as connection:
+        connection.execute(insert(tables.outbox), rows)
+    return [row["id"] for row in rows_of(engine, tables.outbox)]
+
+
+def _linked_record(engine: Engine, sandbox: Sandbox, key: str, **fields: object) -> int:
+    """A contact that is on the portal already, and known."""
+    params = {"entityTypeId": 3, "fields": {"name": "old"} | fields}
+    record = cast("Found", sandbox.call("crm.item.add", params))["item"]
+    link = {"portal": "default", "kind": "contact", "entity_key": key, "state": "present"}
+    with writing(engine) as connection:
+        connection.execute(insert(tables.link), link | {"remote_id": str(record["id"])})
+    return int(record["id"])
+
+
+def _parts(record: Mapping[str, object]) -> dict[str, int]:
+    """The parts of the name that the many updates have written."""
+    return {f"part{n}": int(str(record[f"part{n}"])) for n in range(7)}
+
+
+def test_ten_thousand_updates_of_one_entity_are_a_handful_of_commands(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """The portal gets the last value of every field, and every row has its end."""
+    record_id = _linked_record(house, sandbox, "c-1")
+    ids = _write_many(house)
+
+    tally = drain(connected, Order())
+
+    assert [(r.method, r.commands) for r in sandbox.requests()] == [("batch", 1), ("batch", 1)]
+    assert tally.outcomes == {"applied": 2, "merged": MANY - 2}
+    record = sandbox.records("contact")[record_id]
+    assert record["name"] == f"n{MANY - 1}"
+    last = {number % 7: number for number in range(MANY)}
+    assert _parts(record) == {f"part{n}": last[n] for n in range(7)}
+    found = endings(house)
+    assert sorted(found) == ids
+    assert {found[ids[0]][0], found[ids[5000]][0]} == {"applied"}
+    assert all(found[row_id] == ["merged"] for row_id in (*ids[1:5000], *ids[5001:]))
+    into = {r["outbox_id"]: r["merged_into"] for r in rows_of(house, tables.result)}
+    assert {into[row_id] for row_id in ids[1:5000]} == {ids[0]}
+    assert {into[row_id] for row_id in ids[5001:]} == {ids[5000]}
+    assert rows_of(house, tables.outbox) == []
+    assert sum(row["n"] for row in rows_of(house, tables.rollup)) == MANY
+
+
+def test_a_row_that_is_not_to_be_merged_parts_ten_thousand(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """What was before it is said before it, what comes after is said after it."""
+    record_id = _linked_record(house, sandbox, "c-1")
+    barrier_at = MANY // 2 + 3
+    ids = _write_many(house, barrier_at=barrier_at)
+
+    tally = drain(connected, Order())
+
+    names = [cast("Found", c.params["fields"])["name"] for c in sandbox.journal()]
+    assert names == ["n4999", "n5002", "n5003", "n9999"]
+    assert [r.commands for r in sandbox.requests()] == [1, 1, 1, 1]
+    assert tally.outcomes == {"applied": 4, "merged": MANY - 4}
+    alone = cast("Found", sandbox.journal()[2].params["fields"])
+    assert alone == {"name": "n5003", f"part{barrier_at % 7}": str(barrier_at)}
+    assert sandbox.records("contact")[record_id]["name"] == f"n{MANY - 1}"
+    found = endings(house)
+    assert sorted(found) == ids
+    applied = [ids.index(row_id) for row_id in ids if found[row_id] == ["applied"]]
+    assert applied == [0, 5000, barrier_at, barrier_at + 1]
+
+
+PHONE_FORMS = [
+    pytest.param("contact", {"fm": {"PHONE": ["+1", "+2"]}}, id="by type"),
+    pytest.param(
+        "contact",
+        {
+            "fm": [
+                {"typeId": "PHONE", "value": "+1", "valueType": "WORK"},
+                {"typeId": "PHONE", "value": "+2"},
+            ]
+        },
+        id="a list with types",
+    ),
+    pytest.param(
+        "contact",
+        {"fm": {"PHONE": ["+2", {"value": "+1", "valueType": "WORK"}, "+2"]}},
+        id="by type, turned round",
+    ),
+    pytest.param("crm.contact", {"PHONE": ["+1", "+2"]}, id="classic"),
+    pytest.param(
+        "crm.contact",
+        {"PHONE": [{"VALUE": "+1", "VALUE_TYPE": "WORK"}, "+2"]},
+        id="classic, with a type",
+    ),
+]
+
+
+def _phones(sandbox: Sandbox) -> list[str]:
+    """The phone numbers of the only contact, sorted."""
+    (record,) = sandbox.records("contact").values()
+    rows = cast("list[Found]", record.get("fm") or [])
+    return sorted(row["value"] for row in rows if row["typeId"] == "PHONE")
+
+
+@pytest.mark.parametrize("trouble", ["none", "too many requests", "an error that passes"])
+@pytest.mark.parametrize(("kind", "fields"), PHONE_FORMS)
+def test_a_value_of_a_multi_value_field_is_never_there_twice(
+    lite_house: Engine, sandbox: Sandbox, kind: str, fields: Found, trouble: str
+) -> None:
+    """Said again, said in another form, tried again: the record holds each value once, always."""
+    world = world_of(lite_house, webhook_url=sandbox.webhook_url, policies=ONE_BY_ONE)
+    first = {"fm": {"PHONE": "+1"}} if kind == "contact" else {"PHONE": "+1"}
+    add_rows(lite_house, "a", kind=kind, fields=first)
+    drain(world, Order())
+    held = [_phones(sandbox)]
+    update = "crm.item.update" if kind == "contact" else "crm.contact.update"
+
+    for _ in range(3):
+        if trouble == "too many requests":
+            sandbox.add_fault("error", code="QUERY_LIMIT_EXCEEDED", skip=1)
+        elif trouble == "an error that passes":
+            sandbox.add_fault("command", method=update, code=SORRY[0], executed=True)
+        add_rows(lite_house, "a", kind=kind, operation="update", fields=fields)
+        for _ in range(3):
+            drain(world, Order())
+            held.append(_phones(sandbox))
+            time_passes(lite_house)
+    world.client.close()
+
+    assert held[0] == ["+1"]
+    assert held[-1] == ["+1", "+2"]
+    assert all(len(set(phones)) == len(phones) for phones in held)
+    assert states(lite_house) == {}
+    outcomes = [row["outcome"] for row in rows_of(lite_house, tables.result, operation="update")]
+    assert {o for o in outcomes if o != "retried"} <= {"applied", "unchanged"}
+    # What is there already is read and not written.
+    writes = [c for c in sandbox.journal() if c.method == update and c.executed]
+    assert len(writes) == 1
+
+
+def test_values_that_wait_together_are_said_once(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """The last word counts, type by type, and nothing of it is appended to what is there."""
+    _linked_record(
+        house, sandbox, "a", fm=[{"typeId": "PHONE", "value": "+0", "valueType": "WORK"}]
+    )
+    with writing(house) as connection:
+        for values in ({"PHONE": ["+1"]}, {"EMAIL": ["a@b.c"]}, {"PHONE": ["+1", "+2"]}):
+            add_row(connection, "a", operation="update", fields={"fm": values})
+
+    tally = drain(connected, Order())
+
+    assert tally == Tally(batches=1, looks=1, outcomes={"applied": 1, "merged": 2})
+    (record,) = sandbox.records("contact").values()
+    held = sorted((r["typeId"], r["value"]) for r in cast("list[Found]", record["fm"]))
+    assert held == [("EMAIL", "a@b.c"), ("PHONE", "+1"), ("PHONE", "+2")]
+
+
+def test_after_a_lost_answer_values_are_not_said_again_by_themselves(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """The portal did the work; the row is in doubt, and nothing is sent while it may go on."""
+    _linked_record(house, sandbox, "a")
+    sandbox.add_fault("reset", executed=True, method="crm.item.update")
+    add_rows(house, "a", operation="update", fields={"fm": {"PHONE": ["+1"]}})
+
+    tally = drain(connected, Order())
+    time_passes(house)
+    again = drain(connected, Order())
+
+    assert tally == Tally(batches=1, looks=1, outcomes={"unknown": 1})
+    assert again == Tally()
+    assert states(house) == {"a": "doubt"}
+    assert _phones(sandbox) == ["+1"]
+    assert one(house, tables.link)["sent_fields"] is None
+
+
+def test_a_field_that_the_portal_does_not_know_is_told_by_its_name(house: Engine) -> None:
+    """The portal says yes to everything; the record that is read afterwards does not."""
+    with Sandbox(SandboxConfig(strict_fields=True)) as strict:
+        verify = {"contact": Policy(verify=True)}
+        world = world_of(house, webhook_url=strict.webhook_url, policies=verify)
+        good, typo = add_rows(house, "good", "typo")
+        change(house, tables.outbox, {"fields": {"name": "Ann", "pots": "boss"}}, id=typo)
+
+        tally = drain(world, Order())
+        add_rows(house, "good", operation="update", fields={"name": "Anna", "post": "boss"})
+        update = drain(world, Order())
+        world.client.close()
+
+    assert tally == Tally(batches=1, outcomes={"applied": 1, "different": 1})
+    assert update == Tally(batches=1, outcomes={"applied": 1})
+    assert endings(house)[good] == ["applied"]
+    result = one(house, tables.result, outbox_id=typo)
+    assert (result["outcome"], result["final"]) == ("different", True)
+    assert result["error_text"] == "pots: not a field of the record"
+    assert one(house, tables.link, entity_key="typo")["remote_id"] == result["remote_id"]
+    assert [r.commands for r in strict.requests()] == [2, 2, 1, 1]
+
+
+def test_values_that_are_not_there_afterwards_are_told_too(house: Engine) -> None:
+    """The portal made something else of a phone number; the difference names both."""
+
+    def read(asked: Asked) -> Answer:
+        (label,) = commands_of(asked)
+        phone = {"id": 9, "typeId": "PHONE", "valueType": "WORK", "value": "+7"}
+        return batch_answer({label: {"item": {"id": 1, "name": "Ann", "fm": [phone]}}})
+
+    verify = {"contact": Policy(verify=True)}
+    add_rows(house, "a", fields={"name": "Ann", "fm": {"PHONE": ["+1"]}})
+
+    drain(world_of(house, ScriptedPortal([Clerk(), read]), policies=verify), Order())
+
+    result = one(house, tables.result)
+    assert result["outcome"] == "different"
+    assert result["error_text"] == "fm: wanted '{'PHONE': ['+1']}', found '+7'"
+
+
+def test_a_verification_that_is_lost_leaves_the_answer_as_it_was(
+    house: Engine, sandbox: Sandbox
+) -> None:
+    """What was applied is applied; nothing is in doubt because a reading failed."""
+    verify = {"contact": Policy(verify=True)}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=verify)
+    sandbox.add_fault("html", method="crm.item.get")
+    add_rows(house, "a")
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(batches=1, outcomes={"applied": 1})
+
+
+def test_what_was_said_last_is_not_said_again(house: Engine, sandbox: Sandbox) -> None:
+    """No request at all, and a result that says so; another value, or another field, is sent."""
+    spare = {"contact": Policy(skip_unchanged=True)}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=spare)
+    said: list[tuple[int, Mapping[str, int]]] = []
+    for fields in (
+        {"name": "Ann", "post": "boss"},
+        {"name": "Ann", "post": "boss"},
+        {"post": "boss"},
+        {"post": "none"},
+        {"post": "boss"},
+        {"name": "Ann", "comments": "c"},
+        {"comments": "c", "name": "Ann", "post": "boss"},
+    ):
+        add_rows(house, "a", fields=fields)
+        tally = drain(world, Order())
+        said.append((tally.requests, tally.outcomes))
+    world.client.close()
+
+    sent, spared = (1, {"applied": 1}), (0, {"unchanged": 1})
+    assert said == [sent, spared, spared, sent, sent, sent, spared]
+    unchanged = rows_of(house, tables.result, outcome="unchanged")
+    assert {(r["final"], r["batch_id"], r["method"]) for r in unchanged} == {(True, None, None)}
+    assert len(sandbox.requests()) == 4
+
+
+def test_unchanged_rows_that_were_merged_have_their_ends(house: Engine, sandbox: Sandbox) -> None:
+    """Three that say together what was said before: one unchanged, two merged into it."""
+    spare = {"contact": Policy(skip_unchanged=True)}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=spare)
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(world, Order())
+    with writing(house) as connection:
+        for name in ("Anna", "Annette", "Ann"):
+            add_row(connection, "a", fields={"name": name})
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(outcomes={"unchanged": 1, "merged": 2})
+    assert (states(house), len(sandbox.requests())) == ({}, 1)
+
+
+def test_after_a_doubt_the_same_is_said_again(house: Engine, sandbox: Sandbox) -> None:
+    """Nobody knows what the record holds, so nothing is spared any more."""
+    spare = {"contact": Policy(skip_unchanged=True, merge=False)}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=spare)
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(world, Order())
+    sandbox.add_fault("html", method="crm.item.update", executed=True)
+    add_rows(house, "a", fields={"name": "Anna"})
+    drain(world, Order())
+    with writing(house) as connection:
+        connection.execute(tables.outbox.delete())
+    add_rows(house, "a", fields={"name": "Ann"})
+    time_passes(house)
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(batches=1, outcomes={"applied": 1})
+    assert [r["name"] for r in sandbox.records("contact").values()] == ["Ann"]
+
+
+@pytest.mark.parametrize("by", ["marker", "secondName"])
+def test_a_record_that_is_there_already_is_adopted_and_not_made_again(
+    house: Engine, sandbox: Sandbox, by: str
+) -> None:
+    """Found by the external key, or by a field: it is linked, and the change is an update of it."""
+    fields = {"name": "old", "originatorId": "b24sync", "originId": "contact:a", "secondName": "x"}
+    sandbox.call("crm.item.add", {"entityTypeId": 3, "fields": {"name": "other"}})
+    sandbox.call("crm.item.add", {"entityTypeId": 3, "fields": fields})
+    match = {"contact": Policy(match=by)}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=match)
+    add_rows(house, "a", fields={"name": "Ann", "secondName": "x"})
+    add_rows(house, "b", fields={"name": "Bob", "secondName": "y"})
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(batches=1, looks=1, outcomes={"applied": 2})
+    links = {row["entity_key"]: row["remote_id"] for row in rows_of(house, tables.link)}
+    assert links == {"a": "2", "b": "3"}
+    names = [str(record["name"]) for record in sandbox.records("contact").values()]
+    assert names == ["other", "Ann", "Bob"]
+    methods = [command.method for command in sandbox.journal()]
+    assert methods == ["crm.item.list"] * 2 + ["crm.item.update", "crm.item.add"]
+
+
+def test_several_records_that_match_are_nobodys(house: Engine, sandbox: Sandbox) -> None:
+    """Which one is meant is for a person to say; nothing is made, nothing is changed."""
+    for _ in range(2):
+        sandbox.call("crm.item.add", {"entityTypeId": 3, "fields": {"name": "Ann"}})
+    match = {"contact": Policy(match="name")}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=match)
+    add_rows(house, "a", fields={"name": "Ann"})
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(looks=1, outcomes={"failed": 1})
+    letter = one(house, tables.dead)
+    assert letter["error_code"] == "several_matches"
+    assert "2 records of the portal match by name: 1, 2" in letter["last_error"]
+    assert rows_of(house, tables.link) == []
+
+
+def test_a_record_that_belongs_to_another_key_is_not_taken_from_it(
+    house: Engine, sandbox: Sandbox
+) -> None:
+    """Two keys that mean one record are a mistake that a person must see."""
+    match = {"contact": Policy(match="name")}
+    world = world_of(house, webhook_url=sandbox.webhook_url, policies=match)
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(world, Order())
+    add_rows(house, "b", fields={"name": "Ann"})
+
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(looks=1, outcomes={"failed": 1})
+    assert one(house, tables.dead)["error_code"] == "link_conflict"
+    assert [row["entity_key"] for row in rows_of(house, tables.link)] == ["a"]
+
+
+def test_a_look_is_followed_by_its_batch_however_short_the_slice(
+    house: Engine, sandbox: Sandbox
+) -> None:
+    """What was read is forgotten with the lane, and would be read for ever."""
+    match = {"contact": Policy(match="marker")}
+    world = world_of(
+        house, webhook_url=sandbox.webhook_url, policies=match, slice_batches=1, batch_size=2
+    )
+    fields = {"name": "old", "originatorId": "b24sync", "originId": "contact:k000"}
+    sandbox.call("crm.item.add", {"entityTypeId": 3, "fields": fields})
+    add_rows(house, *_keys(3), fields={"fm": {"PHONE": ["+1"]}})
+
+    tallies = [drain(world, Order()) for _ in range(2)]
+    world.client.close()
+
+    assert [tally.batches for tally in tallies] == [1, 1]
+    assert states(house) == {}
+    assert len(sandbox.records("contact")) == 3
+
+
+@pytest.mark.parametrize("silence", [HTML, requests.ReadTimeout(), requests.ConnectTimeout()])
+def test_a_look_that_is_not_answered_costs_nothing_and_the_portal_is_left_alone(
+    lite_house: Engine, silence: Line
+) -> None:
+    """Nothing was changed, so nothing is in doubt; the rows are where they were."""
+    match = {"contact": Policy(match="marker")}
+    portal = _portal(silence)
+    add_rows(lite_house, "a", "b")
+
+    tally = drain(world_of(lite_house, portal, policies=match), Order())
+
+    assert tally.batches == 0
+    assert len(portal.asked) == 1
+    rows = rows_of(lite_house, tables.outbox)
+    assert {(row["state"], row["attempts"], row["deliveries"]) for row in rows} == {("ready", 0, 0)}
+    assert rows_of(lite_house, tables.result) == rows_of(lite_house, tables.batch) == []
+
+
+@pytest.mark.parametrize("halt", HaltMode)
+def test_a_question_that_meets_trouble_of_the_server_is_put_again_later(
+    house: Engine, sandbox: Sandbox, connected: World, halt: HaltMode
+) -> None:
+    """Its row is put off at no charge, with what was said; only strictly do the others wait too."""
+    world = replace(connected, chance=lambda: 0.5)
+    for key in ("a", "b"):
+        _linked_record(house, sandbox, key)
+        add_rows(house, key, operation="update", fields={"fm": {"PHONE": ["+1"]}})
+    sandbox.add_fault("command", method="crm.item.get", code=SORRY[0], text=SORRY[1])
+
+    drain(world, Order(halt=halt))
+    left = rows_of(house, tables.outbox)
+    asked = len(sandbox.requests())
+    if halt is not HaltMode.STRICT:
+        drain(world, Order(halt=halt))
+    at_once = len(sandbox.requests())
+    time_passes(house)
+    drain(world, Order(halt=halt))
+
+    if halt is HaltMode.STRICT:
+        assert [row["entity_key"] for row in left] == ["a", "b"]
+    else:
+        (row,) = left
+        assert row["last_error"] == "INTERNAL_SERVER_ERROR: Internal server error"
+        assert 4_000 < row["due_at"] - row["created_at"] < 20_000
+    assert {(row["state"], row["attempts"], row["deliveries"]) for row in left} == {("ready", 0, 0)}
+    assert at_once == asked
+    assert states(house) == {}
+    assert {tuple(outcomes) for outcomes in endings(house).values()} == {("applied",)}
+
+
+def test_a_question_that_is_refused_for_good_ends_its_row(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """What may not be read cannot be written with care; nothing is sent, and a letter says why."""
+    _linked_record(house, sandbox, "a")
+    add_rows(house, "a", operation="update", fields={"fm": {"PHONE": ["+1"]}})
+    sandbox.add_fault("command", method="crm.item.get", code="ACCESS_DENIED", text="Access denied.")
+
+    tally = drain(connected, Order())
+
+    assert tally == Tally(looks=1, outcomes={"failed": 1})
+    letter = one(house, tables.dead)
+    assert (letter["error_code"], letter["deliveries"]) == ("cannot_read", 0)
+    assert "ACCESS_DENIED Access denied." in letter["last_error"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"name": "Anna"}, {"name": "Anna", "fm": {"PHONE": ["+1"]}}], ids=["plain", "values"]
+)
+def test_a_record_that_is_gone_is_made_anew_by_an_upsert(
+    house: Engine, sandbox: Sandbox, connected: World, fields: Found
+) -> None:
+    """Somebody deleted it on the portal: another life begins, under another marker."""
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(connected, Order())
+    before = one(house, tables.link)
+    sandbox.call("crm.item.delete", {"entityTypeId": 3, "id": 1})
+    (row_id,) = add_rows(house, "a", fields=fields)
+
+    tally = drain(connected, Order())
+
+    assert tally.outcomes == {"retried": 1, "applied": 1}
+    after = one(house, tables.link)
+    (record,) = sandbox.records("contact").values()
+    assert (before["remote_id"], before["generation"]) == ("1", 0)
+    assert (after["remote_id"], after["generation"], after["state"]) == ("2", 1, "present")
+    assert (record["name"], record["originId"]) == ("Anna", "contact:a#1")
+    assert endings(house)[row_id] == ["applied"]
+    results = rows_of(house, tables.result, outbox_id=row_id)
+    assert [(r["outcome"], r["method"], r["error_code"]) for r in results] == [
+        ("retried", "crm.item.update", "NOT_FOUND"),
+        ("applied", "crm.item.add", None),
+    ]
+    if "fm" in fields:
+        assert _phones(sandbox) == ["+1"]
+
+
+def test_several_rows_of_a_record_that_is_gone_end_in_one_new_record(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """Refused as one, made anew as one, with the last values; each row has one end."""
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(connected, Order())
+    sandbox.call("crm.item.delete", {"entityTypeId": 3, "id": 1})
+    with writing(house) as connection:
+        ids = [
+            add_row(connection, "a", fields={"name": name, "post": post})
+            for name, post in (("Anna", "p"), ("Annette", "q"), ("Annabel", "r"))
+        ]
+
+    drain(connected, Order())
+
+    (record,) = sandbox.records("contact").values()
+    assert (record["name"], record["post"]) == ("Annabel", "r")
+    assert (record["id"], record["originId"]) == (2, "contact:a#1")
+    found = endings(house)
+    assert all(found[row_id] in (["applied"], ["merged"]) for row_id in ids)
+    assert (states(house), one(house, tables.link)["generation"]) == ({}, 1)
+
+
+def test_an_update_of_a_record_that_is_gone_fails_and_the_next_upsert_makes_it(
+    house: Engine, sandbox: Sandbox, connected: World
+) -> None:
+    """Only an upsert may make what is not there; the link is forgotten either way."""
+    add_rows(house, "a", fields={"name": "Ann"})
+    drain(connected, Order())
+    sandbox.call("crm.item.delete", {"entityTypeId": 3, "id": 1})
+    add_rows(house, "a", operation="update", fields={"name": "Anna"})
+
+    failed = drain(connected, Order())
+    state = one(house, tables.link)["state"]
+    add_rows(house, "a", fields={"name": "Annette"})
+    made = drain(connected, Order())
+
+    assert (failed.outcomes, state, made.outcomes) == ({"failed": 1}, "deleted", {"applied": 1})
+    (record,) = sandbox.records("contact").values()
+    assert (record["name"], record["originId"]) == ("Annette", "contact:a#1")

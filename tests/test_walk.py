@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from b24sync import Change, enqueue
+from b24sync.core.policies import Policy
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import tables
 from b24sync.sandbox import Sandbox, SandboxConfig
@@ -76,7 +77,7 @@ def test_a_row_enters_on_the_left_and_leaves_on_the_right(engine: Engine) -> Non
     assert (row["deliveries"], row["attempts"]) == (1, 0)
     assert (batch["state"], batch["lane_epoch"], batch["n_commands"]) == ("sending", 1, 1)
     assert batch["sending_at"] < batch["deadline_at"] < batch["quiet_until"]
-    assert batch["plan"]["c0"]["rows"] == [row["id"]]
+    assert batch["plan"][f"r{row['id']}"]["rows"] == [row["id"]]
     assert (lane["open_batch_id"], lane["lease_epoch"], lane["lease_owner"]) == (
         batch["id"],
         1,
@@ -114,18 +115,24 @@ def test_a_row_enters_on_the_left_and_leaves_on_the_right(engine: Engine) -> Non
     assert counted["minute"] <= database_now(engine)
 
 
-def test_an_entity_lives_and_dies_on_the_portal_as_it_does_here(
-    engine: Engine, sandbox: Sandbox
-) -> None:
-    """Added, changed, deleted and made anew, over HTTP: the portal holds what was written last."""
-    add_portal(engine)
-    world = world_of(engine, webhook_url=sandbox.webhook_url)
-
+def _live_and_die(engine: Engine) -> None:
+    """Added, changed, deleted and made anew."""
     _write(engine)
     with Session(engine) as session, session.begin():
         enqueue(session, Change("contact", "c-17", "update", {"name": "Anna"}))
         enqueue(session, Change("contact", "c-17", "delete"))
         enqueue(session, Change("contact", "c-17", "upsert", {"name": "Annette"}))
+
+
+def test_an_entity_lives_and_dies_on_the_portal_as_it_does_here(
+    engine: Engine, sandbox: Sandbox
+) -> None:
+    """One by one, over HTTP: the portal goes through every change, and holds what came last."""
+    add_portal(engine)
+    one_by_one = {"*": Policy(merge=False)}
+    world = world_of(engine, webhook_url=sandbox.webhook_url, policies=one_by_one)
+
+    _live_and_die(engine)
     tally = drain(world, Order())
     world.client.close()
 
@@ -139,3 +146,26 @@ def test_an_entity_lives_and_dies_on_the_portal_as_it_does_here(
     (record,) = sandbox.records("contact").values()
     assert (record["name"], record["originId"]) == ("Annette", "contact:c-17#1")
     assert one(engine, tables.link)["remote_id"] == str(record["id"])
+
+
+def test_what_was_over_before_it_was_sent_is_not_sent(engine: Engine, sandbox: Sandbox) -> None:
+    """The same, merged: only what is left in the end reaches the portal, and every row has an end."""
+    add_portal(engine)
+    world = world_of(engine, webhook_url=sandbox.webhook_url)
+
+    _live_and_die(engine)
+    tally = drain(world, Order())
+    world.client.close()
+
+    assert tally == Tally(batches=1, outcomes={"unchanged": 1, "merged": 2, "applied": 1})
+    (command,) = sandbox.journal()
+    assert command.method == "crm.item.add"
+    (record,) = sandbox.records("contact").values()
+    assert (record["name"], record["originId"]) == ("Annette", "contact:c-17")
+    ends = [(r["outbox_id"], r["operation"], r["outcome"]) for r in rows_of(engine, tables.result)]
+    assert sorted(ends) == [
+        (1, "upsert", "merged"),
+        (2, "update", "merged"),
+        (3, "delete", "unchanged"),
+        (4, "upsert", "applied"),
+    ]

@@ -9,6 +9,7 @@ the portal reads.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -20,7 +21,15 @@ from b24sync.core.errors import ChangeError, PlanError
 from b24sync.core.kind_table import KINDS, find_kind
 from b24sync.core.kinds import Kind
 from b24sync.core.model import Change, Link, Operation, Ref, Row
-from b24sync.core.planning import Surroundings, is_method_name, say
+from b24sync.core.saying import (
+    Facts,
+    Surroundings,
+    Unchanged,
+    Unlinked,
+    is_method_name,
+    may_be_cut,
+    say,
+)
 
 KEY_LENGTH = refs.KEY_LENGTH
 KIND_LENGTH = refs.KIND_LENGTH
@@ -265,7 +274,18 @@ def _sayable(row: Row, kinds: Mapping[str, Kind]) -> None:
 def _said(row: Row, known: Iterable[tuple[str, str]], kinds: Mapping[str, Kind]) -> None:
     """A change that fits no request would fail for ever; better now."""
     links = {(kind, key): Link(kind=kind, key=key, remote_id="0") for kind, key in known}
-    size = len(say(row, Surroundings(links=links, kinds=kinds)).query)
+    # As if there were nothing on the portal yet: then every value has to be sent.
+    facts = Facts(records={(row.kind, row.key): {}})
+    around = Surroundings(links=links, kinds=kinds, facts=facts)
+    try:
+        size = len(say(row, around).query)
+    except Unchanged:
+        return
+    except Unlinked as error:
+        # Only the entity itself is not known here: its add goes without, and an update follows.
+        if not may_be_cut(row, error.target, around):
+            raise _Refused("fields", "refer to the entity itself, which has no id yet") from None
+        size = len(say(row, replace(around, cut={row.id: error.target})).query)
     if size > MAX_CHANGE_BYTES:
         raise _Refused("fields", f"{size} bytes as a command; {MAX_CHANGE_BYTES} may be")
 

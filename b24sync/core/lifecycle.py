@@ -50,6 +50,7 @@ class RowEvent(StrEnum):
     HOLD = "hold"
     FINISH = "finish"
     REQUEUE = "requeue"
+    STOP = "stop"
     LOSE = "lose"
     CLOSE = "close"
 
@@ -71,14 +72,19 @@ ROW_MOVES: Mapping[tuple[RowState, RowEvent], RowState | None] = MappingProxyTyp
         (RowState.READY, RowEvent.HOLD): RowState.HELD,
         (RowState.READY, RowEvent.REQUEUE): RowState.READY,
         (RowState.READY, RowEvent.CLOSE): None,
+        (RowState.PARKED, RowEvent.CLAIM): RowState.BATCHED,
         (RowState.PARKED, RowEvent.RELEASE): RowState.READY,
         (RowState.PARKED, RowEvent.CLOSE): None,
         (RowState.HELD, RowEvent.RELEASE): RowState.READY,
         (RowState.HELD, RowEvent.CLOSE): None,
         (RowState.BATCHED, RowEvent.FINISH): None,
         (RowState.BATCHED, RowEvent.REQUEUE): RowState.READY,
+        (RowState.BATCHED, RowEvent.PARK): RowState.PARKED,
+        (RowState.BATCHED, RowEvent.STOP): RowState.HELD,
         (RowState.BATCHED, RowEvent.LOSE): RowState.DOUBT,
         (RowState.DOUBT, RowEvent.FINISH): None,
+        (RowState.DOUBT, RowEvent.PARK): RowState.PARKED,
+        (RowState.DOUBT, RowEvent.STOP): RowState.HELD,
         (RowState.DOUBT, RowEvent.REQUEUE): RowState.READY,
     }
 )
@@ -163,8 +169,9 @@ def judge(
     Raises: nothing.
     """
     match outcome:
-        case Applied(remote_id=remote_id):
-            return Finish(outcome=ResultOutcome.APPLIED, remote_id=remote_id)
+        case Applied(remote_id=remote_id, different=different):
+            recorded = ResultOutcome.DIFFERENT if different else ResultOutcome.APPLIED
+            return Finish(outcome=recorded, remote_id=remote_id)
         case Rejected(fault=fault):
             return _after_rejection(fault, attempts=attempts, policy=policy, jitter=jitter)
         case Deferred(fault=fault, retry_at_ms=retry_at_ms):

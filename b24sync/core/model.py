@@ -77,7 +77,13 @@ class HaltMode(StrEnum):
 
 
 class ResultOutcome(StrEnum):
-    """What a result row records; the first five are final."""
+    """What a result row records.
+
+    ``unchanged``: the portal is so already, and nothing was sent. ``different``: applied, and the
+    record was read afterwards and is not what was said. ``begun``: a circle of references was
+    broken; the record is made, and the rest of the row follows. ``stopped``: refused in the halt
+    mode ``strict``; the lane stands still until a person decides.
+    """
 
     APPLIED = "applied"
     MERGED = "merged"
@@ -87,6 +93,10 @@ class ResultOutcome(StrEnum):
     RETRIED = "retried"
     SKIPPED = "skipped"
     UNKNOWN = "unknown"
+    UNCHANGED = "unchanged"
+    DIFFERENT = "different"
+    BEGUN = "begun"
+    STOPPED = "stopped"
 
 
 FINAL_OUTCOMES = frozenset(
@@ -96,6 +106,8 @@ FINAL_OUTCOMES = frozenset(
         ResultOutcome.FAILED,
         ResultOutcome.EXPIRED,
         ResultOutcome.CANCELLED,
+        ResultOutcome.UNCHANGED,
+        ResultOutcome.DIFFERENT,
     }
 )
 """A row ends in exactly one of these."""
@@ -177,13 +189,17 @@ class LinkState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A local entity and the portal's record for it."""
+    """A local entity and the portal's record for it.
+
+    Shape: ``sent`` are fingerprints of what was last sent, by field; ``None``, they are not kept.
+    """
 
     kind: str
     key: str
     remote_id: str | None
     generation: int = 0
     state: LinkState = LinkState.PRESENT
+    sent: Mapping[str, str] | None = None
 
 
 class FaultKind(StrEnum):
@@ -218,14 +234,27 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a record must hold after a command, under the names of the change."""
+
+    fields: Mapping[str, object]
+    params: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
     """One entry of a batch: what one or more rows become on the wire.
 
-    Shape: ``row_ids`` has the row whose change leads first. ``query`` is what follows the ``?``.
+    Shape: ``row_ids`` are the rows that it says, first of all the first of them; ``lead`` is the one
+    whose result is the command's own, by default that first one. ``query`` is what follows the ``?``.
+    ``sources`` are the first rows of those commands of the same batch whose new ids this one takes.
     ``id_path`` says where the new id stands in the answer: empty, the answer itself is the id;
     ``None``, there is none. ``gone`` are the patterns of "not found" that make a delete a success.
     ``repeatable``: sending it twice leaves the portal in the same state as sending it once.
     ``alone``: must not travel inside a batch.
+    ``remainder``: fields that are left out to break a circle of references, and sent afterwards.
+    ``fingerprints``: what the link remembers of what was sent, by field; ``None``, it is left as it
+    is. ``said``: what the record must hold afterwards, if that is to be verified.
     """
 
     row_ids: tuple[int, ...]
@@ -241,6 +270,21 @@ class Command:
     linked: bool = False
     repeatable: bool = False
     alone: bool = False
+    lead: int | None = None
+    sources: tuple[int, ...] = ()
+    remainder: Mapping[str, object] | None = None
+    fingerprints: Mapping[str, str] | None = None
+    said: Said | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in a batch: a letter first, so never a number to PHP."""
+        return f"r{self.row_ids[0]}"
+
+    @property
+    def leads(self) -> int:
+        """The row whose result is the command's own."""
+        return self.row_ids[0] if self.lead is None else self.lead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,10 +299,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A row that waits for the remote id of another entity."""
+    """A row that waits for the remote id of another entity.
+
+    ``reason``: why the wait may be long; empty, the entity's own rows are on their way.
+    """
 
     row_id: int
     target: Ref
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,21 +322,54 @@ class Postponed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """A row that ends without being sent: cancelled by a person, or past its time."""
+    """A row that ends without being sent: cancelled, past its time, or saying nothing new.
+
+    Shape: ``merged`` are the rows that end with it.
+    """
 
     row_id: int
     outcome: ResultOutcome
+    merged: tuple[int, ...] = ()
+
+
+class Asks(StrEnum):
+    """What a question wants to know."""
+
+    RECORD = "record"
+    MATCH = "match"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What has to be read on the portal before an entity's row can be said.
+
+    ``record``: the entity's record as it is; ``match``: the ids of the records that may be it, whose
+    fields have the ``wanted`` values.
+    """
+
+    kind: str
+    key: str
+    asks: Asks
+    method: str
+    query: str
+    wanted: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Rows sorted into what can be sent now and what cannot, each row in exactly one place."""
+    """Rows sorted into what can be sent now and what cannot.
+
+    Shape: each row is in one place at the most. Rows with ``questions`` stand aside until those are
+    answered. ``is_cut``: what stands behind a refused row was not looked at.
+    """
 
     commands: tuple[Command, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     postponed: tuple[Postponed, ...] = ()
     closing: tuple[Closing, ...] = ()
+    questions: tuple[Question, ...] = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,19 +405,25 @@ class Reply:
 class Applied:
     """The portal did it.
 
+    ``different`` names the fields that are not as they were said, where that was read afterwards.
     Units: ``duration_ms`` is the portal's own measure of the command, if it gave one.
     """
 
     remote_id: str | None = None
     was_gone: bool = False
     duration_ms: int | None = None
+    different: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """The portal judged the command and refused it."""
+    """The portal judged the command and refused it.
+
+    ``is_gone``: because there is no such record any more.
+    """
 
     fault: Fault
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

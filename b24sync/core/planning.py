@@ -1,92 +1,46 @@
-"""Rows become commands, or are refused with a reason.
+"""Rows are sorted into commands, refusals, and rows that wait or end unsent.
 
-The input is what one pass may look at: rows of one lane, each the first unfinished of its entity;
-the links that they need; the methods that the portal has blocked. The output sorts every row into
-exactly one place. Nothing is asked and nothing is touched.
-
-Words of one method (``fields``, ``id``, ``entityTypeId``) come from the table of kinds.
+The input is what one pass may look at: rows of one lane, each the first unfinished of its entity,
+with the later rows of the entity that may go with it; the links that they need; what was read on
+the portal for them. The output sorts every row into one place. Nothing is asked and nothing is
+touched. What one row becomes is ``saying``'s; which rows go together is ``merging``'s.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from b24sync.core import refs
-from b24sync.core.encoding import (
-    MAX_VARIABLES,
-    encode,
-    mentions_result,
-    variables,
-    with_booleans,
-)
 from b24sync.core.errors import PlanError
 from b24sync.core.kind_table import find_kind
-from b24sync.core.kinds import Kind, Method
+from b24sync.core.merging import Fold, fold
 from b24sync.core.model import (
     Closing,
     Command,
-    Link,
     LinkState,
     Operation,
     Plan,
     Postponed,
+    Question,
     Ref,
     Refusal,
     ResultOutcome,
     Row,
-    Unreadable,
     Waiting,
 )
+from b24sync.core.policies import Orphans, policy_of, within
+from b24sync.core.saying import Entity, Surroundings, Unchanged, Unlinked, Unread, say
 
-MAX_COMMAND_BYTES = 8 * 1024 * 1024
-"""The longest command that is sent; half of what a whole batch may hold."""
-
-MARKER_LENGTH = 255
-"""The longest external key that the portal keeps whole."""
-
-MARKER_BITS = 63
-
-ORIGINATOR = "b24sync"
-"""What an add says of where it comes from, in kinds that ask."""
+_ALONE: Mapping[int, Sequence[Row]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a plan needs to know besides the rows.
-
-    Shape: ``links`` by (kind, key); ``blocked`` by method, with the end of the block.
-    Units: ``now_ms`` and the ends are epoch milliseconds of the database's clock.
-    """
-
-    links: Mapping[tuple[str, str], Link] = field(default_factory=dict[tuple[str, str], Link])
-    kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
-    blocked: Mapping[str, int] = field(default_factory=dict[str, int])
-    now_ms: int = 0
-
-
-_Part: TypeAlias = Mapping[str, object]
-
-_UNCLEAR: Mapping[LinkState, str] = {
-    LinkState.DOUBT: "it was made on the portal, which did not tell its id; look there first",
-    LinkState.CONFLICT: "the portal gave it an id that belongs to another key; look there first",
-}
-
-
-class _Unlinked(Exception):  # noqa: N818 - a signal inside this module, not an error
-    """A reference whose entity has no remote id yet."""
-
-    def __init__(self, target: Ref) -> None:
-        super().__init__(target.kind, target.key)
-        self.target = target
-
-
-def needed_links(rows: Iterable[Row]) -> frozenset[tuple[str, str]]:
+def needed_links(rows: Iterable[Row]) -> frozenset[Entity]:
     """The entities whose links a plan of these rows will ask for.
 
     Shape: (kind, key) pairs; malformed references are passed over, the plan refuses them.
     Raises: nothing.
     """
-    needed: set[tuple[str, str]] = set()
+    needed: set[Entity] = set()
     for row in rows:
         needed.add((row.kind, row.key))
         for part in (row.fields, row.params):
@@ -97,43 +51,211 @@ def needed_links(rows: Iterable[Row]) -> frozenset[tuple[str, str]]:
     return frozenset(needed)
 
 
-def plan(rows: Sequence[Row], around: Surroundings) -> Plan:
+@dataclass(slots=True)
+class _Table:
+    """What has been sorted so far, and who may still be sorted before its turn."""
+
+    around: Surroundings
+    followers: Mapping[int, Sequence[Row]]
+    chained: bool
+    heads: dict[Entity, Row]
+    makers: dict[Entity, Command]
+    started: set[int] = field(default_factory=set[int])
+    commands: list[Command] = field(default_factory=list[Command])
+    refusals: list[Refusal] = field(default_factory=list[Refusal])
+    waiting: list[Waiting] = field(default_factory=list[Waiting])
+    postponed: list[Postponed] = field(default_factory=list[Postponed])
+    closing: list[Closing] = field(default_factory=list[Closing])
+    questions: list[Question] = field(default_factory=list[Question])
+    is_cut: bool = False
+
+
+def plan(
+    rows: Sequence[Row],
+    around: Surroundings,
+    *,
+    followers: Mapping[int, Sequence[Row]] = _ALONE,
+    chained: bool = False,
+    strict: bool = False,
+) -> Plan:
     """Sort rows into commands, refusals, and rows that wait or end unsent.
 
-    Shape: every row is in exactly one part of the plan; commands keep the order of the rows.
+    Shape: ``followers`` are, by the id of a row, later rows of its entity that may be merged into
+    it. ``chained``: a command may take the new id of an earlier one of the same batch, which stands
+    before it then. ``strict``: nothing behind a refused row is looked at. Otherwise every row is in
+    exactly one part of the plan, and commands keep the order of the rows.
     Raises: nothing.
     """
-    commands: list[Command] = []
-    refusals: list[Refusal] = []
-    waiting: list[Waiting] = []
-    postponed: list[Postponed] = []
-    closing: list[Closing] = []
-    for row in rows:
-        ending = _ending(row, around.now_ms)
-        if ending is not None:
-            closing.append(Closing(row_id=row.id, outcome=ending))
-            continue
-        try:
-            command = say(row, around)
-        except PlanError as error:
-            refusals.append(
-                Refusal(row_id=row.id, code=error.code, field=error.field, reason=error.reason)
-            )
-        except _Unlinked as error:
-            waiting.append(Waiting(row_id=row.id, target=error.target))
-        else:
-            until_ms = around.blocked.get(command.method, 0)
-            if until_ms > around.now_ms:
-                postponed.append(Postponed(row_id=row.id, until_ms=until_ms))
-            else:
-                commands.append(command)
-    return Plan(
-        commands=tuple(commands),
-        refusals=tuple(refusals),
-        waiting=tuple(waiting),
-        postponed=tuple(postponed),
-        closing=tuple(closing),
+    table = _Table(
+        around=around,
+        followers=followers,
+        chained=chained,
+        heads={(row.kind, row.key): row for row in rows},
+        makers=dict(around.makers),
     )
+    for row in rows:
+        if strict and table.refusals:
+            table.is_cut = True
+            break
+        if row.id not in table.started:
+            _sort(table, row)
+    if strict and table.refusals and table.commands:
+        # What stands before it goes first; the refused row is met again when it is the first.
+        table.refusals.clear()
+        table.is_cut = True
+    return Plan(
+        commands=tuple(table.commands),
+        refusals=tuple(table.refusals),
+        waiting=tuple(table.waiting),
+        postponed=tuple(table.postponed),
+        closing=tuple(table.closing),
+        questions=tuple(table.questions),
+        is_cut=table.is_cut,
+    )
+
+
+def _sort(table: _Table, row: Row) -> None:
+    """Put one row, and the rows that go with it, where they belong."""
+    table.started.add(row.id)
+    ending = _ending(row, table.around.now_ms)
+    if ending is not None:
+        table.closing.append(Closing(row_id=row.id, outcome=ending))
+        return
+    whole = _folded(table, row)
+    if whole.is_void:
+        *merged, last = whole.row_ids
+        table.closing.append(
+            Closing(row_id=last, outcome=ResultOutcome.UNCHANGED, merged=tuple(merged))
+        )
+        return
+    try:
+        _put(table, whole)
+    except PlanError as error:
+        if len(whole.row_ids) > 1:
+            # Whatever is wrong with them together, the first is judged by itself.
+            _sort_alone(table, row)
+        else:
+            _refuse(table, row, error)
+
+
+def _sort_alone(table: _Table, row: Row) -> None:
+    try:
+        _put(table, Fold(row=row, row_ids=(row.id,)))
+    except PlanError as error:
+        _refuse(table, row, error)
+
+
+def _refuse(table: _Table, row: Row, error: PlanError) -> None:
+    table.refusals.append(
+        Refusal(row_id=row.id, code=error.code, field=error.field, reason=error.reason)
+    )
+
+
+def _folded(table: _Table, row: Row) -> Fold:
+    """The row and those that go with it, as one."""
+    around = table.around
+    behind = table.followers.get(row.id, ())
+    policy = policy_of(row.kind, around.policies)
+    if not behind or row.id in around.cut or not policy.merge or _is_sought(row, around):
+        return Fold(row=row, row_ids=(row.id,))
+    link = around.links.get((row.kind, row.key))
+    if link is not None and link.state in (LinkState.DOUBT, LinkState.CONFLICT):
+        # Alone, each row of an entity whose record is unclear is refused.
+        return Fold(row=row, row_ids=(row.id,))
+
+    def is_resolved(ref: Ref) -> bool:
+        known = around.links.get((ref.kind, ref.key))
+        return known is not None and known.remote_id is not None
+
+    return fold(
+        (row, *behind),
+        kind=find_kind(row.kind, around.kinds),
+        is_known=link is not None and link.remote_id is not None,
+        is_resolved=is_resolved,
+    )
+
+
+def _is_sought(row: Row, around: Surroundings) -> bool:
+    """Whether an unknown key may still be looked for, which is done by what its first row says."""
+    kind = find_kind(row.kind, around.kinds)
+    link = around.links.get((row.kind, row.key))
+    is_known = link is not None and link.remote_id is not None
+    if kind is None or not kind.linked or is_known or row.operation is Operation.ADD:
+        return False
+    by = within(policy_of(row.kind, around.policies), kind).match
+    return by is not None and (row.kind, row.key) not in around.facts.matches
+
+
+def _put(table: _Table, whole: Fold) -> None:
+    """Say a row, and put it where what it says belongs.
+
+    Raises: PlanError if it cannot be said.
+    """
+    row = whole.row
+    try:
+        command = _said(table, row)
+    except Unlinked as error:
+        _wait(table, row, error.target)
+        return
+    except Unread as error:
+        _ask(table, row, error.question)
+        return
+    except Unchanged:
+        table.closing.append(
+            Closing(
+                row_id=whole.row_ids[0],
+                outcome=ResultOutcome.UNCHANGED,
+                merged=tuple(whole.row_ids[1:]),
+            )
+        )
+        return
+    until_ms = table.around.blocked.get(command.method, 0)
+    if until_ms > table.around.now_ms:
+        table.postponed.append(Postponed(row_id=row.id, until_ms=until_ms))
+        return
+    # A delete at the end is what became of the entity; the rows before it went with it.
+    last = whole.row_ids[-1:] if command.operation is Operation.DELETE else ()
+    command = replace(command, row_ids=whole.row_ids, lead=next(iter(last), None))
+    table.commands.append(command)
+    is_maker = command.linked and command.operation is Operation.ADD and not command.alone
+    if is_maker and command.id_path is not None:
+        table.makers[row.kind, row.key] = command
+
+
+def _ask(table: _Table, row: Row, question: Question) -> None:
+    """A question waits like a command, if its method is blocked."""
+    until_ms = table.around.blocked.get(question.method, 0)
+    if until_ms > table.around.now_ms:
+        table.postponed.append(Postponed(row_id=row.id, until_ms=until_ms))
+    else:
+        table.questions.append(question)
+
+
+def _said(table: _Table, row: Row) -> Command:
+    """The command of a row; in a chain, the commands that make what it refers to come before it."""
+    if not table.chained:
+        return say(row, table.around)
+    while True:
+        try:
+            return say(row, replace(table.around, makers=table.makers))
+        except Unlinked as error:
+            maker = table.heads.get((error.target.kind, error.target.key))
+            # One that was begun and is no maker stands behind us in a circle, or cannot be sent.
+            if maker is None or maker.id in table.started:
+                raise
+            _sort(table, maker)
+
+
+def _wait(table: _Table, row: Row, target: Ref) -> None:
+    """A row waits for the entity that it refers to; if that is lost, as its policy says.
+
+    Raises: PlanError for one that is to be given up with its parent.
+    """
+    reason = table.around.lost.get((target.kind, target.key), "")
+    policy = policy_of(row.kind, table.around.policies)
+    if reason and policy.orphans is Orphans.BURY:
+        raise PlanError("parent_failed", "fields", f"refers to {reason}")
+    table.waiting.append(Waiting(row_id=row.id, target=target, reason=reason))
 
 
 def _ending(row: Row, now_ms: int) -> ResultOutcome | None:
@@ -144,266 +266,25 @@ def _ending(row: Row, now_ms: int) -> ResultOutcome | None:
     return None
 
 
-def say(row: Row, around: Surroundings) -> Command:
-    """The command that says one row to the portal.
+def circle_of(start: Ref, waits: Mapping[Entity, Ref]) -> tuple[Ref, ...]:
+    """The circle of waiting entities that leads through this one; empty, there is none.
 
-    Raises: PlanError, and this module's own signal for a reference that has no remote id yet.
+    Shape: ``waits`` says for which entity each one waits; the circle begins with ``start``.
+    Raises: nothing.
     """
-    fields = _resolved(row, "fields", row.fields, around)
-    params = _resolved(row, "params", row.params, around)
-    kind = find_kind(row.kind, around.kinds)
-    if row.operation is Operation.CALL:
-        return _call(row, fields, params)
-    if kind is None:
-        raise PlanError("unknown_kind", "kind", f"{row.kind!r} is in no table of kinds")
-    if row.operation is not Operation.DELETE and not fields and not params:
-        raise PlanError("missing", "fields", f"are missing; say what to {row.operation}")
-    link = around.links.get((row.kind, row.key))
-    operation = _settled_operation(row, kind, link)
-    method = method_of(kind, operation)
-    if method is None:
-        raise PlanError("no_method", "operation", f"{row.kind} has no method to {operation} one")
-    remote_id = _remote_id(row, kind, operation, link)
-    _require(method, fields, params)
-    generation = link.generation if link is not None else row.generation
-    fields, params, marker = _marked(kind, operation, (fields, params), _name_of(row, generation))
-    body = _parameters(method, kind, fields, params, remote_id)
-    return Command(
-        row_ids=(row.id,),
-        kind=row.kind,
-        key=row.key,
-        operation=operation,
-        method=method.name,
-        query=_query(body),
-        remote_id=remote_id,
-        marker=marker,
-        id_path=method.id_path if operation is Operation.ADD else None,
-        gone=kind.gone,
-        linked=kind.linked,
-        repeatable=_is_repeatable(kind, operation, fields),
-        alone=mentions_result(body),
-    )
+    circle = [start]
+    seen = {(start.kind, start.key)}
+    current = waits.get((start.kind, start.key))
+    while current is not None and (current.kind, current.key) not in seen:
+        circle.append(current)
+        seen.add((current.kind, current.key))
+        current = waits.get((current.kind, current.key))
+    return tuple(circle) if current == start else ()
 
 
-def _resolved(row: Row, name: str, part: object, around: Surroundings) -> Mapping[str, object]:
-    """A row's fields or params with remote ids in the place of references."""
-    if part is None:
-        return {}
-    if isinstance(part, Unreadable):
-        raise PlanError(
-            "unreadable", name, "a number is too long or lists are nested too deep to be read"
-        )
-    if not refs.is_mapping(part) or refs.MARK in part:
-        raise PlanError("not_an_object", name, f"an object of names is needed, not {_sort(part)}")
-
-    def remote_id(ref: Ref, path: str) -> str:
-        kind = find_kind(ref.kind, around.kinds)
-        if kind is None:
-            raise PlanError("unknown_kind", path, f"refers to {ref.kind!r}, in no table of kinds")
-        if not kind.linked:
-            raise PlanError("no_id", path, f"refers to {ref.kind!r}, of which none has an id")
-        link = around.links.get((ref.kind, ref.key))
-        if link is not None and link.remote_id is not None:
-            return link.remote_id
-        # Later changes of an entity stand behind this one: nobody would ever give it its id.
-        if (ref.kind, ref.key) == (row.kind, row.key):
-            raise PlanError("no_link", path, "refers to the entity itself, which has no id yet")
-        raise _Unlinked(ref)
-
-    # An object that is no reference itself comes back as an object.
-    return cast("dict[str, object]", refs.resolve(part, remote_id, name))
-
-
-def _sort(value: object) -> str:
-    """What people call a JSON value."""
-    match value:
-        case list():
-            return "a list"
-        case dict():
-            return "a reference"
-        case str():
-            return "a text"
-        case bool():
-            return "true or false"
-        case _:
-            return "a number"
-
-
-def _require(method: Method, fields: _Part, params: _Part) -> None:
-    """Refuse what the method would do to another record than the one that is meant."""
-    for name in method.required:
-        if name not in params:
-            raise PlanError("missing", f"params.{name}", f"is missing; {method.name} needs it")
-    for name in method.required_fields:
-        if name not in fields:
-            raise PlanError("missing", f"fields.{name}", f"is missing; {method.name} needs it")
-
-
-def _call(row: Row, fields: Mapping[str, object], params: Mapping[str, object]) -> Command:
-    """A call says exactly what its params say."""
-    if fields:
-        raise PlanError("call_with_fields", "fields", "a call carries params, not fields")
-    method = row.method or ""
-    if not is_method_name(method):
-        raise PlanError("bad_method", "method", f"{method!r} is not the name of a single method")
-    return Command(
-        row_ids=(row.id,),
-        kind=row.kind,
-        key=row.key,
-        operation=Operation.CALL,
-        method=method,
-        query=_query(params),
-        alone=mentions_result(params),
-    )
-
-
-def is_method_name(name: str) -> bool:
-    """Whether this can be called by one command: dotted words, and not ``batch`` itself.
+def spelled(circle: Sequence[Ref]) -> str:
+    """A circle as people read it.
 
     Raises: nothing.
     """
-    words = name.split(".")
-    plain = all(word.replace("_", "").isalnum() and word.isascii() for word in words)
-    return plain and name.casefold() != "batch"
-
-
-def _settled_operation(row: Row, kind: Kind, link: Link | None) -> Operation:
-    """An upsert is an update where a link is known, and an add where none is."""
-    if kind.linked and link is not None and link.state in _UNCLEAR:
-        raise PlanError("link_unclear", "key", _UNCLEAR[link.state])
-    known = link is not None and link.remote_id is not None
-    if row.operation is Operation.UPSERT:
-        return Operation.UPDATE if known and kind.linked else Operation.ADD
-    if row.operation is Operation.ADD and known and kind.linked and link is not None:
-        raise PlanError(
-            "already_linked",
-            "operation",
-            f"already on the portal as {link.remote_id}; use upsert or update",
-        )
-    return row.operation
-
-
-def method_of(kind: Kind, operation: Operation) -> Method | None:
-    """The method that carries an operation out; ``None`` where the kind has none.
-
-    Raises: nothing.
-    """
-    match operation:
-        case Operation.ADD:
-            return kind.add
-        case Operation.UPDATE:
-            return kind.update
-        case Operation.DELETE:
-            return kind.delete
-        case _:
-            return None
-
-
-def _remote_id(row: Row, kind: Kind, operation: Operation, link: Link | None) -> str | None:
-    if not kind.linked or operation is Operation.ADD:
-        return None
-    if link is None or link.remote_id is None:
-        raise PlanError(
-            "no_link",
-            "key",
-            f"{row.kind} {row.key!r} is not known on the portal; write an add or an upsert first",
-        )
-    return link.remote_id
-
-
-def _name_of(row: Row, generation: int) -> str:
-    """What an add is called on the portal; a record made anew has another name than its past."""
-    return f"{row.kind}:{row.key}#{generation}" if generation else f"{row.kind}:{row.key}"
-
-
-def _marked(
-    kind: Kind, operation: Operation, parts: tuple[_Part, _Part], name: str
-) -> tuple[_Part, _Part, str | None]:
-    """The fields and params of an add with the external key by which it can be found again.
-
-    A key that the application sets itself is left as it is, and is the marker.
-    """
-    fields, params = parts
-    marker = kind.marker
-    if marker is None or operation is not Operation.ADD:
-        return fields, params, None
-    place = params if marker.in_params else fields
-    own = place.get(marker.key_field)
-    if own not in (None, ""):
-        return fields, params, _own_marker(marker.key_field, own)
-    if len(name) > MARKER_LENGTH:
-        raise PlanError(
-            "bad_marker",
-            marker.key_field,
-            f"{name!r} is longer than the {MARKER_LENGTH} characters of an external key; give one",
-        )
-    marked = {**place, marker.key_field: name}
-    if marker.origin_field is not None:
-        marked.setdefault(marker.origin_field, ORIGINATOR)
-    return (fields, marked, name) if marker.in_params else (marked, params, name)
-
-
-def _own_marker(name: str, value: object) -> str:
-    """The application's own external key, if the portal will read the same text as is kept here."""
-    match value:
-        case str() if len(value) <= MARKER_LENGTH:
-            return value
-        case int() if not isinstance(value, bool) and value.bit_length() <= MARKER_BITS:
-            return str(value)
-        case _:
-            raise PlanError(
-                "bad_marker",
-                name,
-                f"an external key is a text of at most {MARKER_LENGTH} characters or a whole number",
-            )
-
-
-def _parameters(
-    method: Method,
-    kind: Kind,
-    fields: Mapping[str, object],
-    params: Mapping[str, object],
-    remote_id: str | None,
-) -> dict[str, object]:
-    """Everything one method is called with, under the portal's names.
-
-    Shape: in the order of fixed parameters, params, id and fields, which some methods read by
-    position. What says which record is meant wins over a param or a field of the same name.
-    """
-    written = cast("dict[str, object]", with_booleans(fields, kind.yes_no))
-    named = {method.param_names.get(name, name): value for name, value in params.items()}
-    own: dict[str, object] = dict(method.fixed)
-    outer, _, inner = (method.id_param or "").partition(".")
-    if inner and remote_id is not None:
-        written[inner] = remote_id
-    elif outer and remote_id is not None:
-        own[outer] = remote_id
-    body: dict[str, object] = {**method.fixed, **named, **own}
-    if method.fields_param is None:
-        body.update(written)
-    elif written or method.id_param is None:
-        body[method.fields_param] = written
-    return body | own
-
-
-def _query(body: Mapping[str, object]) -> str:
-    count = variables(body)
-    if count > MAX_VARIABLES:
-        raise PlanError(
-            "too_many_values",
-            "fields",
-            f"{count} values in one command; a portal reads {MAX_VARIABLES} and drops the rest",
-        )
-    query = encode(body)
-    if len(query) > MAX_COMMAND_BYTES:
-        raise PlanError(
-            "too_large", "fields", f"{len(query)} bytes as a command; {MAX_COMMAND_BYTES} may be"
-        )
-    return query
-
-
-def _is_repeatable(kind: Kind, operation: Operation, fields: Mapping[str, object]) -> bool:
-    """Whether doing it twice leaves the same state as doing it once."""
-    if kind.replaces or operation is Operation.DELETE:
-        return True
-    return operation is Operation.UPDATE and not kind.multi_fields.intersection(fields)
+    return " -> ".join(f"{ref.kind} {ref.key}" for ref in (*circle, circle[0]))

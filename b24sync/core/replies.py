@@ -117,6 +117,23 @@ def interpret(batch: Batch, reply: Reply) -> tuple[Outcome, ...]:
             return _each(batch, lambda _: Unknown(reason=silent.reason))
 
 
+def answers(batch: Batch, reply: Reply) -> tuple[object, ...]:
+    """Give what each command of a batch was answered, as it came.
+
+    Shape: one for each command, in the batch's order; ``None`` for one that was not answered, of
+    which ``interpret`` says what became.
+    Raises: nothing.
+    """
+    match _read(batch, reply):
+        case _Answered(result=result) if batch.single:
+            return tuple(result for _ in batch.commands)
+        case _Answered(result=result) if _is_object(result):
+            sections = _sections(result)
+            return tuple(sections.done.get(label) for label in batch.labels)
+        case _:
+            return tuple(None for _ in batch.commands)
+
+
 def unanswered(batch: Batch, error: SendError) -> tuple[Outcome, ...]:
     """Say what became of each command when no reply is in hand.
 
@@ -256,7 +273,10 @@ def _judged(
         return _deferred(fault, retry_at_ms)
     if fault.kind is FaultKind.SERVER and not command.repeatable:
         return Unknown(reason="server_fault", fault=fault)
-    return Rejected(fault=fault)
+    is_gone = command.operation is Operation.UPDATE and faults.is_gone(
+        command.gone, fault.code, fault.text
+    )
+    return Rejected(fault=fault, is_gone=is_gone)
 
 
 def _is_gone(command: Command, fault: Fault) -> bool:

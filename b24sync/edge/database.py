@@ -153,11 +153,21 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
 def _written_json(value: object) -> str:
     if isinstance(value, Unreadable):
         return value.text
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_digits)
 
 
-def _read_json(stored: str | bytes) -> object:
+def _digits(value: object) -> str:
+    """A number with a fraction as it was read, digit by digit; portals read the text alike."""
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _read_json(stored: str | bytes | float) -> object:
     """The document; one that cannot be read must not stop the rows that are read along with it."""
+    if isinstance(stored, int | float):
+        # SQLite keeps a document that is a lone number as one.
+        return stored
     text = stored if isinstance(stored, str) else stored.decode(errors="replace")
     try:
         document: object = json.loads(text, parse_float=Decimal)

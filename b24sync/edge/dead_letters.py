@@ -8,7 +8,7 @@ again.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, ScalarSelect, insert, select, update
 
 from b24sync.edge.database import now_ms
 from b24sync.edge.tables import dead, outbox
@@ -125,9 +125,9 @@ def replay(connection: Connection, ids: Sequence[int]) -> Replay:
     for number, letter in found.items():
         if letter["closed_at"] is not None:
             continue
-        inserted = connection.execute(
-            insert(outbox).values({name: letter[name] for name in COPIED})
-        ).inserted_primary_key
+        # Copied by the database: read and written anew, a document would not be what it was.
+        said = {name: _of_letter(name, number) for name in COPIED}
+        inserted = connection.execute(insert(outbox).values(said)).inserted_primary_key
         if inserted is None:  # pragma: no cover - a table with one numbered key always returns it
             continue
         rows[number] = inserted[0]
@@ -141,6 +141,10 @@ def replay(connection: Connection, ids: Sequence[int]) -> Replay:
         closed=tuple(number for number in found if number not in rows),
         unknown=tuple(number for number in ids if number not in found),
     )
+
+
+def _of_letter(column: str, number: int) -> ScalarSelect[object]:
+    return select(dead.c[column]).where(dead.c.id == number).scalar_subquery()
 
 
 def drop(connection: Connection, ids: Sequence[int]) -> tuple[int, ...]:

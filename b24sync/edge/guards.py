@@ -12,7 +12,7 @@ from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources, row_sour
 from b24sync.core.model import Operation, Row
 from b24sync.edge.tables import batch, outbox
 
-EARLIER = outbox.alias("earlier")
+OTHER = outbox.alias("other")
 
 
 class Raced(Exception):  # noqa: N818 - a signal to the pass, not an error
@@ -23,22 +23,34 @@ def is_behind() -> ColumnElement[bool]:
     """Whether an outbox row stands behind an earlier unfinished row of its entity."""
     return exists(
         select(literal(1)).where(
-            EARLIER.c.portal == outbox.c.portal,
-            EARLIER.c.kind == outbox.c.kind,
-            EARLIER.c.entity_key == outbox.c.entity_key,
-            EARLIER.c.id < outbox.c.id,
+            OTHER.c.portal == outbox.c.portal,
+            OTHER.c.kind == outbox.c.kind,
+            OTHER.c.entity_key == outbox.c.entity_key,
+            OTHER.c.id < outbox.c.id,
+        )
+    )
+
+
+def is_followed() -> ColumnElement[bool]:
+    """Whether later rows of its entity stand behind an outbox row."""
+    return exists(
+        select(literal(1)).where(
+            OTHER.c.portal == outbox.c.portal,
+            OTHER.c.kind == outbox.c.kind,
+            OTHER.c.entity_key == outbox.c.entity_key,
+            OTHER.c.id > outbox.c.id,
         )
     )
 
 
 def row_guard(event: RowEvent) -> ColumnElement[bool]:
     """The guard of a move of rows, read from the table of moves."""
-    return outbox.c.state.in_([str(state) for state in row_sources(event)])
+    return or_(*(outbox.c.state == str(state) for state in row_sources(event)))
 
 
 def batch_guard(event: BatchEvent) -> ColumnElement[bool]:
     """The guard of a move of a batch, read from the table of moves."""
-    return batch.c.state.in_([str(state) for state in batch_sources(event)])
+    return or_(*(batch.c.state == str(state) for state in batch_sources(event)))
 
 
 def of_entities(

@@ -9,7 +9,7 @@ Whether rows are due is found out here, by looking, and never by touching a lane
 transaction of an application.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -27,9 +27,9 @@ from sqlalchemy import (
     update,
 )
 
-from b24sync.core.model import PortalState, RowState
+from b24sync.core.model import BatchState, PortalState, RowState
 from b24sync.edge.database import insert_missing, now_ms, skip_locked
-from b24sync.edge.tables import lane, outbox, portal
+from b24sync.edge.tables import batch, lane, outbox, portal
 from b24sync.edge.tenants import Tenant, tenant
 
 CANDIDATES = 16
@@ -38,7 +38,10 @@ CANDIDATES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """A lane as its owner took it."""
+    """A lane as its owner took it.
+
+    ``first_rows`` go before all others; ``stopped_by`` is the row that it stood still for.
+    """
 
     tenant: Tenant
     lane: int
@@ -46,6 +49,8 @@ class Lane:
     wake_seq: int
     open_batch_id: int | None
     fail_streak: int
+    first_rows: tuple[int, ...] = ()
+    stopped_by: int | None = None
 
 
 def _now() -> ColumnElement[int]:
@@ -70,6 +75,34 @@ def _is_free() -> ColumnElement[bool]:
     return and_(
         or_(lane.c.lease_until.is_(None), lane.c.lease_until < _now()),
         or_(lane.c.breaker_until.is_(None), lane.c.breaker_until <= _now()),
+        ~_is_stopped(),
+    )
+
+
+def _is_stopped() -> ColumnElement[bool]:
+    """Whether a row of the lane rests on which a person, or a late answer, has to decide.
+
+    Read from the row itself: however it goes on or leaves, the lane goes on with it.
+    """
+    return exists(
+        select(literal(1)).where(
+            outbox.c.id == lane.c.stopped_by,
+            or_(
+                outbox.c.state == str(RowState.HELD),
+                # Afterwards it is for the owner of the lane to find out what became of it.
+                and_(outbox.c.state == str(RowState.DOUBT), outbox.c.due_at > _now()),
+            ),
+        )
+    )
+
+
+def _doubtful() -> ColumnElement[bool]:
+    """Batches of a lane in doubt, found by the index of open ones."""
+    return and_(
+        batch.c.portal == lane.c.portal,
+        batch.c.lane == lane.c.lane,
+        batch.c.closed_at.is_(None),
+        batch.c.state == str(BatchState.DOUBT),
     )
 
 
@@ -89,10 +122,11 @@ def wake(connection: Connection, code: str | None = None) -> int:
             outbox.c.due_at <= _now(),
         )
     )
+    in_doubt = exists(select(literal(1)).where(_doubtful(), batch.c.quiet_until <= _now()))
     asleep = select(lane.c.portal, lane.c.lane).where(
         or_(lane.c.next_due_at.is_(None), lane.c.next_due_at > _now()),
         _is_active(),
-        waits,
+        or_(waits, in_doubt),
     )
     if code is not None:
         asleep = asleep.where(lane.c.portal == code)
@@ -172,7 +206,9 @@ def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
         ),
         else_=lane.c.next_due_at,
     )
-    statement = select(func.min(at), _now()).where(lane.c.next_due_at.is_not(None), _is_active())
+    statement = select(func.min(at), _now()).where(
+        lane.c.next_due_at.is_not(None), _is_active(), ~_is_stopped()
+    )
     if code is not None:
         statement = statement.where(lane.c.portal == code)
     first, now = connection.execute(statement).one()
@@ -218,6 +254,8 @@ def take(
         wake_seq=found["wake_seq"],
         open_batch_id=found["open_batch_id"],
         fail_streak=found["fail_streak"],
+        first_rows=tuple(found["first_rows"] or ()),
+        stopped_by=found["stopped_by"],
     )
 
 
@@ -252,12 +290,46 @@ def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
     return kept.rowcount == 1
 
 
-def open_batch(connection: Connection, mine: Lane, batch_id: int | None) -> None:
+def open_batch(connection: Connection, mine: Lane, batch_id: int) -> None:
     """Remember which batch of this lane is not closed.
 
     Writes: lane, guarded by the epoch.
     """
     connection.execute(update(lane).where(_mine(mine)).values(open_batch_id=batch_id))
+
+
+def put_first(
+    connection: Connection, mine: Lane, rows: Sequence[int], *, rest_ms: int | None = None
+) -> None:
+    """These rows and no others go first; with ``rest_ms``, nothing goes before that time.
+
+    Writes: lane, guarded by the epoch.
+    """
+    values: dict[str, object] = {"first_rows": list(rows) or None}
+    if rest_ms is not None:
+        values["breaker_until"] = _now() + rest_ms
+    connection.execute(update(lane).where(_mine(mine)).values(**values))
+
+
+def stop(connection: Connection, mine: Lane, row_id: int) -> None:
+    """Leave the lane alone until this row was decided on.
+
+    Writes: lane, guarded by the epoch.
+    """
+    connection.execute(update(lane).where(_mine(mine)).values(stopped_by=row_id))
+
+
+def stands_still(connection: Connection, mine: Lane) -> bool:
+    """Whether the row that stopped the lane still does; if not, that is forgotten.
+
+    Writes: lane, guarded by the epoch.
+    """
+    if mine.stopped_by is None:
+        return False
+    goes_on = connection.execute(
+        update(lane).where(_mine(mine), ~_is_stopped()).values(stopped_by=None)
+    )
+    return goes_on.rowcount == 0
 
 
 def close_batch(connection: Connection, mine: Lane, batch_id: int, *, reached: bool) -> None:
@@ -297,21 +369,26 @@ def strike(connection: Connection, mine: Lane, *, rest_ms: int) -> None:
 
 
 def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | None = None) -> None:
-    """Give the lane back, due again when its rows are.
+    """Give the lane back, due again when its rows are, or when one in doubt can be looked for.
 
     ``served`` commands make it stand further back among tenants; with ``rest_ms`` the lane is due
     that many milliseconds from now, else when the first of its rows is.
     Writes: lane, guarded by the epoch.
     """
-    first_due = (
-        select(func.min(outbox.c.due_at))
-        .where(
+    times = union_all(
+        select(func.min(outbox.c.due_at).label("at")).where(
             outbox.c.portal == mine.tenant.code,
             outbox.c.lane == mine.lane,
             outbox.c.state == RowState.READY,
-        )
-        .scalar_subquery()
-    )
+        ),
+        select(func.min(batch.c.quiet_until)).where(
+            batch.c.portal == mine.tenant.code,
+            batch.c.lane == mine.lane,
+            batch.c.closed_at.is_(None),
+            batch.c.state == str(BatchState.DOUBT),
+        ),
+    ).subquery("times")
+    first_due = select(func.min(times.c.at)).scalar_subquery()
     at: ColumnElement[int] = _now() + rest_ms if rest_ms is not None else first_due
     # Somebody who rang since the lane was taken may have seen what this owner did not.
     at = case((lane.c.wake_seq != mine.wake_seq, _now()), else_=at) if rest_ms is None else at

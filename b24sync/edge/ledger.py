@@ -17,16 +17,53 @@ is committed together; each says which table it writes.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    case,
+    func,
+    insert,
+    literal,
+    select,
+    union_all,
+    update,
+)
 
-from b24sync.core.lifecycle import BatchEvent, RowEvent
+from b24sync.core.lifecycle import BatchEvent, RowEvent, row_sources
 from b24sync.core.model import Batch, BatchState, Row, RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.guards import Raced, batch_guard, is_behind, row_guard, row_of
+from b24sync.edge.guards import (
+    Raced,
+    batch_guard,
+    is_behind,
+    is_followed,
+    of_entities,
+    row_guard,
+    row_of,
+)
 from b24sync.edge.lanes import Lane
+from b24sync.edge.links import forget_sent
 from b24sync.edge.results import count, insert_results, result_row, unknown
 from b24sync.edge.tables import batch, outbox
+
+MOST_FOLLOWERS = 5000
+"""How many rows behind their heads one claim reads; bounds its time and memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """What one look at a lane found.
+
+    Shape: ``rows`` are the first unfinished ones of their entities, ``followed`` those of them with
+    later rows behind them. ``more``: there may be more to read.
+    """
+
+    rows: tuple[Row, ...]
+    followed: frozenset[int]
+    more: bool
 
 
 def read_heads(
@@ -36,16 +73,17 @@ def read_heads(
     limit: int,
     without: Sequence[int] = (),
     kinds: Sequence[str] = (),
-) -> tuple[tuple[Row, ...], bool]:
+    only: Sequence[int] | None = None,
+) -> Heads:
     """The next due rows of a lane of which each is the first unfinished of its entity.
 
-    Shape: at most ``limit`` rows, by priority and id; and whether there may be more to read.
-    Rows met on the way that stand behind an earlier row of their entity are parked, so that they
-    are met once.
+    Shape: at most ``limit`` rows, by priority and id; or ``only`` these, all of them, in their order.
+    Rows met on the way that stand behind an earlier row of their entity are parked, with all that
+    stand there, so that they are met once.
     Writes: outbox, ready to parked.
     """
     statement = (
-        select(outbox, is_behind().label("is_behind"))
+        select(outbox, is_behind().label("is_behind"), is_followed().label("is_followed"))
         .where(
             outbox.c.portal == mine.tenant.code,
             outbox.c.lane == mine.lane,
@@ -53,22 +91,108 @@ def read_heads(
             outbox.c.due_at <= now_ms(),
         )
         .order_by(outbox.c.priority, outbox.c.id)
-        .limit(limit)
+        .limit(limit if only is None else len(only))
     )
     if kinds:
         statement = statement.where(outbox.c.kind.in_(kinds))
     if without:
         statement = statement.where(outbox.c.id.not_in(without))
+    if only is not None:
+        statement = statement.where(outbox.c.id.in_(only))
     found = connection.execute(statement).mappings().all()
-    behind = [row["id"] for row in found if row["is_behind"]]
-    if behind:
-        connection.execute(
-            update(outbox)
-            .where(outbox.c.id.in_(behind), row_guard(RowEvent.PARK))
-            .values(state=str(RowState.PARKED))
+    _park(connection, mine, [row for row in found if row["is_behind"]])
+    heads = [row for row in found if not row["is_behind"]]
+    if only is not None:
+        places = {row_id: place for place, row_id in enumerate(only)}
+        heads.sort(key=lambda row: places[row["id"]])
+    return Heads(
+        rows=tuple(row_of(row) for row in heads),
+        followed=frozenset(row["id"] for row in heads if row["is_followed"]),
+        more=len(found) == limit,
+    )
+
+
+def _park(connection: Connection, mine: Lane, behind: Sequence[RowMapping]) -> None:
+    """Rows that stand behind an earlier one are not met again before it is gone."""
+    if not behind:
+        return
+    entities = {(row["kind"], row["entity_key"]) for row in behind}
+    more = connection.execute(
+        select(outbox.c.id)
+        .where(
+            outbox.c.portal == mine.tenant.code,
+            outbox.c.state == RowState.READY,
+            of_entities(outbox.c.kind, outbox.c.entity_key, entities),
+            is_behind(),
         )
-    heads = tuple(row_of(row) for row in found if not row["is_behind"])
-    return heads, len(found) == limit
+        .limit(MOST_FOLLOWERS)
+    ).scalars()
+    ids = {row["id"] for row in behind} | set(more)
+    connection.execute(
+        update(outbox)
+        .where(outbox.c.id.in_(sorted(ids)), row_guard(RowEvent.PARK))
+        .values(state=str(RowState.PARKED))
+    )
+
+
+def read_followers(connection: Connection, heads: Sequence[Row]) -> Mapping[int, tuple[Row, ...]]:
+    """The rows behind each of these that might go with it.
+
+    Shape: by the id of the head, in their order, up to the first that may not move now; of all
+    together at most ``MOST_FOLLOWERS``.
+    Writes: nothing.
+    """
+    if not heads:
+        return {}
+    each = MOST_FOLLOWERS // len(heads)
+    parts = [
+        select(
+            select(
+                outbox,
+                (outbox.c.due_at <= now_ms()).label("is_due"),
+                literal(head.id).label("head"),
+            )
+            .where(
+                outbox.c.portal == head.portal,
+                outbox.c.kind == head.kind,
+                outbox.c.entity_key == head.key,
+                outbox.c.id > head.id,
+            )
+            .order_by(outbox.c.id)
+            .limit(each)
+            .subquery()
+        )
+        for head in heads
+    ]
+    behind: dict[int, list[Row]] = {}
+    cut: set[int] = set()
+    for row in connection.execute(union_all(*parts)).mappings():
+        may_move = row["is_due"] and row["state"] in row_sources(RowEvent.CLAIM)
+        if not may_move:
+            cut.add(row["head"])
+        elif row["head"] not in cut:
+            behind.setdefault(row["head"], []).append(row_of(row))
+    return {head: tuple(rows) for head, rows in behind.items()}
+
+
+def first_in_doubt(connection: Connection, mine: Lane) -> int | None:
+    """The first row of a lane of which nobody knows what became; ``None``, there is none.
+
+    Writes: nothing.
+    """
+    doubted: int | None = connection.execute(
+        select(func.min(outbox.c.id)).where(
+            outbox.c.batch_id.in_(
+                select(batch.c.id).where(
+                    batch.c.portal == mine.tenant.code,
+                    batch.c.lane == mine.lane,
+                    batch.c.closed_at.is_(None),
+                )
+            ),
+            outbox.c.state == RowState.DOUBT,
+        )
+    ).scalar()
+    return doubted
 
 
 def journal(
@@ -87,6 +211,9 @@ def journal(
             "key": command.key,
             "operation": str(command.operation),
             "marker": command.marker,
+            "lead": command.leads,
+            "linked": command.linked,
+            "repeatable": command.repeatable,
         }
         for label, command in zip(sent.labels, sent.commands, strict=True)
     }
@@ -107,22 +234,32 @@ def journal(
     if key is None:  # pragma: no cover - a table with one numbered key always returns it
         raise Raced
     number: int = key[0]
-    places = {
-        row_id: place for place, command in enumerate(sent.commands) for row_id in command.row_ids
-    }
-    moved = connection.execute(
-        update(outbox)
-        .where(outbox.c.id.in_(list(places)), row_guard(RowEvent.CLAIM))
-        .values(
-            state=str(RowState.BATCHED),
-            batch_id=number,
-            cmd_no=case(places, value=outbox.c.id),
-            deliveries=outbox.c.deliveries + 1,
-        )
-    )
-    if moved.rowcount != len(places) or not places.keys() <= rows.keys():
+    heads = {command.row_ids[0]: place for place, command in enumerate(sent.commands)}
+    moved = _batched(connection, number, list(heads), case(heads, value=outbox.c.id))
+    for place, command in enumerate(sent.commands):
+        if len(command.row_ids) > 1:
+            moved += _batched(connection, number, command.row_ids[1:], literal(place))
+    said = [row_id for command in sent.commands for row_id in command.row_ids]
+    if moved != len(said) or not rows.keys() >= set(said):
         raise Raced
     return number
+
+
+def _batched(
+    connection: Connection, number: int, ids: Sequence[int], place: ColumnElement[int]
+) -> int:
+    """Put rows into a batch; how many were free to go."""
+    return connection.execute(
+        update(outbox)
+        .where(outbox.c.id.in_(ids), row_guard(RowEvent.CLAIM))
+        .values(
+            state=str(RowState.BATCHED),
+            state_reason=None,
+            batch_id=number,
+            cmd_no=place,
+            deliveries=outbox.c.deliveries + 1,
+        )
+    ).rowcount
 
 
 def go(connection: Connection, batch_id: int, *, deadline_ms: int, quiet_ms: int) -> bool:
@@ -201,6 +338,7 @@ def doubt(connection: Connection, batch_id: int, *, reason: str) -> bool:
     found = there.all()
     lost = [unknown(row, reason) for row in found]
     insert_results(connection, [result_row(each, batch_id, None, None) for each in lost])
+    forget_sent(connection, [each.row for each in lost])
     count(connection, lost, int(found[0]["now"]) if found else 0)
     return True
 

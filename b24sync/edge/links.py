@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from b24sync.core.model import Link, LinkState
+from b24sync.core.model import Link, LinkState, Operation, Row
 from b24sync.core.settlement import Settlement
 from b24sync.edge.database import now_ms, upsert
 from b24sync.edge.guards import of_entities
 from b24sync.edge.tables import link
 from b24sync.edge.waiting import release_waiting
+
+CALL = "call"
+"""The kind of calls that are about no entity."""
 
 
 def read_links(
@@ -25,7 +28,12 @@ def read_links(
         return {}
     found = connection.execute(
         select(
-            link.c.kind, link.c.entity_key, link.c.remote_id, link.c.generation, link.c.state
+            link.c.kind,
+            link.c.entity_key,
+            link.c.remote_id,
+            link.c.generation,
+            link.c.state,
+            link.c.sent_fields,
         ).where(link.c.portal == code, of_entities(link.c.kind, link.c.entity_key, wanted))
     )
     return {
@@ -35,8 +43,9 @@ def read_links(
             remote_id=remote_id,
             generation=generation,
             state=LinkState(state),
+            sent=sent,
         )
-        for kind, key, remote_id, generation, state in found
+        for kind, key, remote_id, generation, state, sent in found
     }
 
 
@@ -46,6 +55,8 @@ def remember(connection: Connection, settlements: Sequence[Settlement], now: int
     gone = [s for s in settlements if s.link_deleted]
     if gone:
         _unlink(connection, gone)
+    _keep_fingerprints(connection, settlements, now)
+    _forget_fingerprints(connection, settlements)
     if not made:
         return
     holders = _holders(connection, made)
@@ -56,10 +67,72 @@ def remember(connection: Connection, settlements: Sequence[Settlement], now: int
         keys=("portal", "kind", "entity_key"),
         update=lambda new: {
             column: new(column)
-            for column in ("remote_id", "state", "dup_ids", "last_outbox_id", "updated_at")
+            for column in (
+                "remote_id",
+                "state",
+                "sent_fields",
+                "dup_ids",
+                "last_outbox_id",
+                "updated_at",
+            )
         },
     )
     release_waiting(connection, [s for s in made if _holds(s, holders)])
+
+
+def _keep_fingerprints(connection: Connection, settlements: Sequence[Settlement], now: int) -> None:
+    """Remember what updates said, so that the same is not sent again."""
+    kept = [
+        {
+            "of_portal": settlement.row.portal,
+            "of_kind": settlement.row.kind,
+            "of_key": settlement.row.key,
+            "sent": dict(settlement.fingerprints) or None,
+            "last": settlement.row.id,
+        }
+        for settlement in settlements
+        if settlement.fingerprints is not None and not settlement.link_present
+    ]
+    if not kept:
+        return
+    statement = (
+        update(link)
+        .where(
+            link.c.portal == bindparam("of_portal"),
+            link.c.kind == bindparam("of_kind"),
+            link.c.entity_key == bindparam("of_key"),
+        )
+        .values(sent_fields=bindparam("sent"), last_outbox_id=bindparam("last"), updated_at=now)
+    )
+    connection.execute(statement, kept)
+
+
+def _forget_fingerprints(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """What may have been written, and what a call may have written, is not known any more."""
+    unsure = [
+        s
+        for s in settlements
+        if s.in_doubt or (s.final and s.row.operation is Operation.CALL and s.row.kind != CALL)
+    ]
+    forget_sent(connection, [s.row for s in unsure])
+
+
+def forget_sent(connection: Connection, rows: Sequence[Row]) -> None:
+    """Forget what was last sent of these rows' entities: the next update is sent, whatever it says.
+
+    Writes: link.
+    """
+    if not rows:
+        return
+    connection.execute(
+        update(link)
+        .where(
+            link.c.portal == rows[0].portal,
+            of_entities(link.c.kind, link.c.entity_key, {(row.kind, row.key) for row in rows}),
+            link.c.sent_fields.is_not(None),
+        )
+        .values(sent_fields=None)
+    )
 
 
 def _link_row(
@@ -80,10 +153,18 @@ def _link_row(
         "entity_key": row.key,
         "remote_id": None if conflict else settlement.remote_id,
         "state": str(state),
-        "dup_ids": [settlement.remote_id] if state is LinkState.CONFLICT else None,
+        "sent_fields": dict(settlement.fingerprints) if settlement.fingerprints else None,
+        "dup_ids": _others(settlement, state),
         "last_outbox_id": row.id,
         "updated_at": now,
     }
+
+
+def _others(settlement: Settlement, state: LinkState) -> list[str | None] | None:
+    """Ids that a person should look at: of further records, or the one that somebody else holds."""
+    if state is LinkState.CONFLICT:
+        return [settlement.remote_id]
+    return [*settlement.duplicates] or None
 
 
 def _holds(settlement: Settlement, holders: Mapping[tuple[str, str | None], str]) -> bool:
@@ -122,7 +203,7 @@ def _unlink(connection: Connection, gone: Sequence[Settlement]) -> None:
             remote_id=None,
             state="deleted",
             generation=link.c.generation + 1,
-            sent_hash=None,
+            sent_fields=None,
             updated_at=now_ms(),
         )
     )

@@ -4,10 +4,14 @@ A portal is usable when three rows exist: its own, that of its lane, and that of
 always written together. Secrets arrive here encrypted; nothing here can read one.
 """
 
+import json
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Text, cast, insert, select, update
 
+from b24sync.core.errors import SettingsError
+from b24sync.core.model import HaltMode
+from b24sync.core.refs import is_mapping
 from b24sync.edge.database import insert_missing, now_ms
 from b24sync.edge.tables import bucket, lane, portal
 from b24sync.edge.tokens import AuthKind, parse_webhook
@@ -90,6 +94,41 @@ def replace(
         return False
     _complete(connection, code)
     return True
+
+
+def set_halt(connection: Connection, code: str, halt: HaltMode | None) -> bool:
+    """Choose how far a failed command reaches on a portal; ``False``, there is none of this code.
+
+    What else the portal's policy says stays. ``None`` takes the choice back.
+    Raises: SettingsError if the policy is no JSON object; it is left as it is.
+    Writes: portal.
+    """
+    # As text: numbers come back as they were written, and not as the rows of the outbox have them.
+    stored = select(cast(portal.c.policy, Text)).where(portal.c.code == code).with_for_update()
+    found = connection.execute(stored).first()
+    if found is None:
+        return False
+    policy = {name: value for name, value in _policy(code, found[0]).items() if name != "halt"}
+    if halt is not None:
+        policy["halt"] = str(halt)
+    connection.execute(
+        update(portal)
+        .where(portal.c.code == code)
+        .values(policy=policy or None, updated_at=now_ms())
+    )
+    return True
+
+
+def _policy(code: str, stored: str | None) -> dict[str, object]:
+    try:
+        policy: object = json.loads(stored or "{}")
+    except ValueError:
+        policy = None
+    if not is_mapping(policy):
+        raise SettingsError(
+            "policy", f"that of the portal {code} is no JSON object; correct it first"
+        )
+    return dict(policy)
 
 
 def ensure_default(connection: Connection, webhook_url: str | None) -> bool:

@@ -44,6 +44,7 @@ def result_row(
         "attempt": row.attempts + int(settlement.charged),
         "batch_id": batch_id,
         "cmd_no": settlement.cmd_no if batch_id is not None else None,
+        "merged_into": settlement.merged_into,
         "enqueued_at": row.enqueued_at_ms,
         "sent_at": sent_at,
         "duration_ms": settlement.duration_ms,

@@ -4,7 +4,8 @@
 of the rows themselves. ``set_aside`` does the same for rows that a plan did not send.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, case, delete, func, select, update
 
@@ -12,6 +13,7 @@ from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources
 from b24sync.core.model import (
     BatchState,
     Closing,
+    Operation,
     Plan,
     Refusal,
     ResultOutcome,
@@ -24,7 +26,15 @@ from b24sync.edge.guards import Raced, batch_guard, row_guard
 from b24sync.edge.links import remember
 from b24sync.edge.results import bury, count, insert_results, result_row, said
 from b24sync.edge.tables import batch, outbox
-from b24sync.edge.waiting import hold, postpone, release_parked
+from b24sync.edge.waiting import hold, postpone, release_parked, release_waiting
+
+STOPPED = "stopped: "
+"""What the reason of a row begins with that a person must decide on."""
+
+PARENT_FAILED = "parent_failed"
+"""Code and reason of a row that was given up with the entity that it refers to."""
+
+CAME_TO_NOTHING = frozenset({ResultOutcome.FAILED, ResultOutcome.EXPIRED, ResultOutcome.CANCELLED})
 
 
 def settle(
@@ -47,13 +57,39 @@ def settle(
     if BatchState(state) not in batch_sources(BatchEvent.SETTLE):
         _keep_late(connection, batch_id, settlements)
         return False
-    settlements = _still_in(connection, batch_id, settlements)
+    settlements = still_in(connection, batch_id, settlements)
     in_doubt = any(settlement.in_doubt for settlement in settlements)
     _answer(connection, batch_id, in_doubt=in_doubt, http_status=http_status)
+    sent = Sent(batch_id=batch_id, sent_at=sent_at, http_status=http_status)
+    write_out(connection, sent, settlements, now)
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """The request that rows went with.
+
+    Units: ``sent_at`` epoch milliseconds.
+    """
+
+    batch_id: int
+    sent_at: int | None
+    http_status: int | None = None
+
+
+def write_out(
+    connection: Connection, sent: Sent, settlements: Sequence[Settlement], now: int
+) -> None:
+    """Write what became of rows of a batch, under a fence that the caller holds.
+
+    Units: ``now`` is epoch milliseconds by the database's clock.
+    Writes: result; outbox; dead; link; rollup.
+    """
+    batch_id = sent.batch_id
     insert_results(
         connection,
         [
-            result_row(settlement, batch_id, http_status, sent_at)
+            result_row(settlement, batch_id, sent.http_status, sent.sent_at)
             for settlement in settlements
             if settlement.outcome is not None
         ],
@@ -63,10 +99,10 @@ def settle(
             bury(connection, settlement)
     remember(connection, settlements, now)
     _requeue(connection, settlements, now)
+    _stop(connection, settlements)
     _leave_in_doubt(connection, batch_id, settlements)
     _finish(connection, settlements)
     count(connection, settlements, now)
-    return True
 
 
 def _keep_late(connection: Connection, batch_id: int, settlements: Sequence[Settlement]) -> None:
@@ -87,7 +123,7 @@ def _keep_late(connection: Connection, batch_id: int, settlements: Sequence[Sett
     )
 
 
-def _still_in(
+def still_in(
     connection: Connection, batch_id: int, settlements: Sequence[Settlement]
 ) -> tuple[Settlement, ...]:
     """The rows that are still in the batch.
@@ -117,32 +153,94 @@ def _answer(
 
 def _requeue(connection: Connection, settlements: Sequence[Settlement], now: int) -> None:
     """Rows that try again; those with the same fate are one statement."""
-    groups: dict[tuple[int, bool, bool, str], list[int]] = {}
+    groups: dict[_Fate, list[int]] = {}
     for settlement in settlements:
         if settlement.requeue_ms is not None:
-            fate = (
-                settlement.requeue_ms,
-                settlement.charged,
-                settlement.spared,
-                said(settlement),
-            )
-            groups.setdefault(fate, []).append(settlement.row.id)
-    for (delay_ms, charged, spared, complaint), ids in groups.items():
+            groups.setdefault(_fate(settlement, now), []).append(settlement.row.id)
+        if settlement.remainder is not None:
+            _say_the_rest(connection, settlement)
+    for fate, ids in groups.items():
+        event = RowEvent.PARK if fate.is_behind else RowEvent.REQUEUE
+        values: dict[str, object] = {
+            "state": str(RowState.PARKED if fate.is_behind else RowState.READY),
+            "batch_id": None,
+            "cmd_no": None,
+            "state_reason": None,
+            "due_at": fate.due_at,
+            "attempts": outbox.c.attempts + int(fate.charged),
+            "not_runs": outbox.c.not_runs + int(fate.spared),
+            "last_error": fate.complaint or outbox.c.last_error,
+            "first_error": func.coalesce(outbox.c.first_error, fate.complaint or None),
+        }
+        if fate.is_barrier:
+            values["mergeable"] = False
         connection.execute(
-            update(outbox)
-            .where(outbox.c.id.in_(ids), row_guard(RowEvent.REQUEUE))
-            .values(
-                state=str(RowState.READY),
-                batch_id=None,
-                cmd_no=None,
-                state_reason=None,
-                due_at=now + delay_ms,
-                attempts=outbox.c.attempts + int(charged),
-                not_runs=outbox.c.not_runs + int(spared),
-                last_error=complaint or outbox.c.last_error,
-                first_error=func.coalesce(outbox.c.first_error, complaint or None),
-            )
+            update(outbox).where(outbox.c.id.in_(ids), row_guard(event)).values(**values)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fate:
+    """What becomes of rows that go back; rows of one fate are written by one statement."""
+
+    due_at: int
+    charged: bool
+    spared: bool
+    is_behind: bool
+    is_barrier: bool
+    complaint: str
+
+
+def _fate(settlement: Settlement, now: int) -> _Fate:
+    return _Fate(
+        due_at=now + (settlement.requeue_ms or 0),
+        charged=settlement.charged,
+        spared=settlement.spared,
+        is_behind=settlement.is_behind,
+        is_barrier=settlement.is_barrier,
+        complaint=said(settlement),
+    )
+
+
+def _say_the_rest(connection: Connection, settlement: Settlement) -> None:
+    """Of a row that broke a circle, what was left out is an update of the record that is there now."""
+    connection.execute(
+        update(outbox)
+        .where(outbox.c.id == settlement.row.id, row_guard(RowEvent.REQUEUE))
+        .values(operation=str(Operation.UPDATE), fields=settlement.remainder)
+    )
+
+
+def _stop(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Rows that a person must decide on rest, with what the portal said."""
+    for settlement in settlements:
+        if settlement.stopped:
+            hold_for_person(
+                connection, settlement, attempts=int(settlement.charged), event=RowEvent.STOP
+            )
+
+
+def hold_for_person(
+    connection: Connection, settlement: Settlement, *, attempts: int, event: RowEvent
+) -> None:
+    """Hold one row until a person decides what becomes of it.
+
+    Writes: outbox, to held.
+    """
+    complaint = said(settlement)
+    connection.execute(
+        update(outbox)
+        .where(outbox.c.id == settlement.row.id, row_guard(event))
+        .values(
+            state=str(RowState.HELD),
+            batch_id=None,
+            cmd_no=None,
+            state_reason=f"{STOPPED}{complaint}"[:255],
+            attempts=outbox.c.attempts + attempts,
+            last_error=complaint,
+            first_error=func.coalesce(outbox.c.first_error, complaint),
+        )
+    )
 
 
 def _leave_in_doubt(
@@ -179,6 +277,17 @@ def _finish(connection: Connection, settlements: Sequence[Settlement]) -> None:
     if left.rowcount != len(finished):
         raise Raced
     release_parked(connection, finished[0].portal, [(row.kind, row.key) for row in finished])
+    _tell_children(connection, settlements)
+
+
+def _tell_children(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Rows that wait for an entity that gets no id by this look anew at what they wait for."""
+    lost = [
+        s
+        for s in settlements
+        if s.final and (s.outcome in CAME_TO_NOTHING or s.row.operation is Operation.DELETE)
+    ]
+    release_waiting(connection, lost)
 
 
 def set_aside(connection: Connection, plan: Plan, rows: Mapping[int, Row]) -> None:
@@ -188,12 +297,32 @@ def set_aside(connection: Connection, plan: Plan, rows: Mapping[int, Row]) -> No
     """
     hold(connection, plan.waiting)
     postpone(connection, plan.postponed)
-    ended = [_refused(refusal, rows) for refusal in plan.refusals]
-    ended += [_closed(closing, rows) for closing in plan.closing]
+    ended = [refused(refusal, rows) for refusal in plan.refusals]
+    for closing in plan.closing:
+        ended += _closed(closing, rows)
     _end_unsent(connection, ended)
 
 
-def _refused(refusal: Refusal, rows: Mapping[int, Row]) -> Settlement:
+def stop_refused(connection: Connection, refusal: Refusal, rows: Mapping[int, Row]) -> None:
+    """In the mode ``strict`` a row that cannot be said rests until a person decides.
+
+    Writes: outbox, ready to held; result; rollup.
+    """
+    stopped = replace(
+        refused(refusal, rows),
+        outcome=ResultOutcome.STOPPED,
+        final=False,
+        bury_reason=None,
+        stopped=True,
+    )
+    insert_results(connection, [result_row(stopped, None, None, None)])
+    hold_for_person(connection, stopped, attempts=0, event=RowEvent.HOLD)
+    now = int(connection.execute(select(now_ms())).scalar_one())
+    count(connection, [stopped], now)
+
+
+def refused(refusal: Refusal, rows: Mapping[int, Row]) -> Settlement:
+    """A refusal as what is to be written."""
     return Settlement(
         row=rows[refusal.row_id],
         outcome=ResultOutcome.FAILED,
@@ -203,14 +332,23 @@ def _refused(refusal: Refusal, rows: Mapping[int, Row]) -> Settlement:
         error_code=refusal.code,
         error_text=f"{refusal.field}: {refusal.reason}",
         error_class="refused",
-        bury_reason="refused",
+        bury_reason="refused" if refusal.code != PARENT_FAILED else PARENT_FAILED,
     )
 
 
-def _closed(closing: Closing, rows: Mapping[int, Row]) -> Settlement:
-    return Settlement(
+def _closed(closing: Closing, rows: Mapping[int, Row]) -> Iterator[Settlement]:
+    yield Settlement(
         row=rows[closing.row_id], outcome=closing.outcome, method="", cmd_no=0, final=True
     )
+    for row_id in closing.merged:
+        yield Settlement(
+            row=rows[row_id],
+            outcome=ResultOutcome.MERGED,
+            method="",
+            cmd_no=0,
+            final=True,
+            merged_into=closing.row_id,
+        )
 
 
 def _end_unsent(connection: Connection, ended: Sequence[Settlement]) -> None:
@@ -228,5 +366,6 @@ def _end_unsent(connection: Connection, ended: Sequence[Settlement]) -> None:
     if left.rowcount != len(rows):
         raise Raced
     release_parked(connection, rows[0].portal, [(row.kind, row.key) for row in rows])
+    _tell_children(connection, ended)
     now = int(connection.execute(select(now_ms())).scalar_one())
     count(connection, ended, now)

@@ -6,15 +6,26 @@ Ages are by the database's clock. Nothing here is used to decide what is sent.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 from b24sync.core import refs
-from b24sync.core.model import ResultOutcome
+from b24sync.core.model import ResultOutcome, RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import dead, link, outbox, result
+from b24sync.edge.tables import dead, lane, link, outbox, result
 
 TROUBLE = (
     ResultOutcome.FAILED,
+    ResultOutcome.STOPPED,
     ResultOutcome.RETRIED,
     ResultOutcome.UNKNOWN,
     ResultOutcome.EXPIRED,
@@ -70,7 +81,7 @@ class ResultChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowView:
-    """One unfinished row of an entity.
+    """One unfinished row of an entity; ``stops_lane``, nothing of its lane is sent before it.
 
     Units: ``due_in_ms`` milliseconds from now, negative in the past; ``age_ms`` since written.
     """
@@ -89,6 +100,7 @@ class RowView:
     deliveries: int
     batch_id: int | None
     last_error: str | None
+    stops_lane: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +193,19 @@ def story(connection: Connection, code: str, kind: str, key: str) -> Story:
         .mappings()
         .first()
     )
+    stops_lane = exists(
+        select(literal(1)).where(
+            lane.c.portal == outbox.c.portal,
+            lane.c.lane == outbox.c.lane,
+            lane.c.stopped_by == outbox.c.id,
+            or_(
+                outbox.c.state == str(RowState.HELD),
+                and_(outbox.c.state == str(RowState.DOUBT), outbox.c.due_at > now_ms()),
+            ),
+        )
+    )
     rows = connection.execute(
-        select(outbox, now_ms().label("now"))
+        select(outbox, stops_lane.label("stops_lane"), now_ms().label("now"))
         .where(outbox.c.portal == code, outbox.c.kind == kind, outbox.c.entity_key == key)
         .order_by(outbox.c.id)
     ).mappings()
@@ -255,6 +278,7 @@ def _row(row: RowMapping) -> RowView:
         deliveries=row["deliveries"],
         batch_id=row["batch_id"],
         last_error=row["last_error"],
+        stops_lane=bool(row["stops_lane"]),
     )
 
 

@@ -10,6 +10,7 @@ small. There are no foreign keys between tables that are written all the time. C
 forbid half-states. States are text, so that a new one is a cheap migration.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +37,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from b24sync.core.model import (
+    FINAL_OUTCOMES,
     BatchState,
     LinkState,
     Operation,
@@ -106,8 +108,8 @@ def _json() -> TypeEngine[object]:
     return JSON(none_as_null=True)
 
 
-def _one_of(column: str, values: type[StrEnum]) -> str:
-    """The CHECK that a column holds a member of an enumeration."""
+def _one_of(column: str, values: Iterable[StrEnum]) -> str:
+    """The CHECK that a column holds one of these members of an enumeration."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -189,11 +191,14 @@ lane = Table(
     Column("breaker", String(16), nullable=False, server_default="closed"),
     Column("breaker_until", BigInteger),
     Column("fail_streak", Integer, nullable=False, server_default="0"),
+    Column("stopped_by", BigInteger),
+    Column("first_rows", _json()),
     CheckConstraint("breaker IN ('closed', 'open', 'half_open')", name="breaker"),
     CheckConstraint("(lease_until IS NULL) = (lease_owner IS NULL)", name="no_half_lease"),
     CheckConstraint("breaker = 'closed' OR breaker_until IS NOT NULL", name="breaker_until"),
     CheckConstraint("weight > 0", name="weight"),
     CheckConstraint("lane >= 0", name="lane"),
+    _valid_json("first_rows"),
     postgresql_with={"fillfactor": "50"},
     **MYSQL_OPTIONS,
 )
@@ -398,7 +403,7 @@ result = Table(
         "(outcome = 'merged') = (merged_into IS NOT NULL)", name="merged_names_its_row"
     ),
     CheckConstraint(
-        "final = (outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled'))",
+        f"final = ({_one_of('outcome', [o for o in ResultOutcome if o in FINAL_OUTCOMES])})",
         name="final",
     ),
     sqlite_autoincrement=True,
@@ -473,7 +478,6 @@ link = Table(
     Column("remote_id", _exact(64)),
     Column("state", String(16), nullable=False),
     Column("generation", Integer, nullable=False, server_default="0"),
-    Column("sent_hash", String(64)),
     Column("sent_fields", _json()),
     Column("multifield_ids", _json()),
     Column("dup_ids", _json()),

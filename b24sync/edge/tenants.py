@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, case, or_, select, update
 
 from b24sync.core.limits import Bucket
-from b24sync.core.model import Fault, PortalState
+from b24sync.core.model import Fault, HaltMode, PortalState
+from b24sync.core.refs import is_mapping
 from b24sync.edge.database import insert_missing, now_ms, upsert
 from b24sync.edge.tables import bucket, lane, method_budget, portal
 
@@ -32,6 +33,7 @@ class Tenant:
     rate_x: float
     rate_y: float
     server_max_s: int
+    halt: HaltMode = HaltMode.INDEPENDENT
 
 
 def _now() -> ColumnElement[int]:
@@ -55,7 +57,14 @@ def tenant(connection: Connection, code: str) -> Tenant:
         rate_x=row["rate_x"],
         rate_y=row["rate_y"],
         server_max_s=row["server_max_s"],
+        halt=_halt(row["policy"]),
     )
+
+
+def _halt(policy: object) -> HaltMode:
+    """The halt mode that a portal's policy names; what nobody understands is the usual one."""
+    named = policy.get("halt") if is_mapping(policy) else None
+    return next((mode for mode in HaltMode if mode == named), HaltMode.INDEPENDENT)
 
 
 def clock(connection: Connection) -> int:
@@ -77,12 +86,17 @@ def now_if_active(connection: Connection, of: Tenant) -> int | None:
     return connection.execute(now.select_from(portal)).scalar()
 
 
-def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
-    """Take one request out of the portal's rate; 0, or the milliseconds until one fits.
+def spend(connection: Connection, of: Tenant, *, requests: int = 1, reserve: float = 0.0) -> int:
+    """Take requests out of the portal's rate; 0, or the milliseconds until they fit.
+
+    A bucket that cannot hold them all at once is filled by the one request that fits.
 
     Writes: bucket, by one guarded statement, so that all workers together keep the rate.
     """
-    if _poured(connection, of, reserve):
+    # As if the others were kept free; they are poured in with the first.
+    more = min(requests - 1, max(0, int(of.rate_x - reserve) - 1))
+    reserve += more
+    if _poured(connection, of, reserve, 1 + more):
         return 0
     wait_ms = _until_one_fits(connection, of, reserve)
     if wait_ms is not None:
@@ -90,10 +104,10 @@ def spend(connection: Connection, of: Tenant, *, reserve: float = 0.0) -> int:
     # The first request of a portal: whoever brings the bucket, each pours into the same one.
     empty = {"portal": of.code, "egress_group": of.egress_group}
     insert_missing(connection, bucket, [empty])
-    return 0 if _poured(connection, of, reserve) else 1
+    return 0 if _poured(connection, of, reserve, 1 + more) else 1
 
 
-def _poured(connection: Connection, of: Tenant, reserve: float) -> bool:
+def _poured(connection: Connection, of: Tenant, reserve: float, requests: int) -> bool:
     now, then = _now(), bucket.c.updated_at
     # A clock that went back lets nothing leak, and must not make the bucket forget.
     elapsed_ms = case((now > then, now - then), else_=0)
@@ -109,7 +123,7 @@ def _poured(connection: Connection, of: Tenant, reserve: float) -> bool:
         )
         # In this order: MySQL's later assignments see what the earlier ones have changed.
         .ordered_values(
-            (bucket.c.level, level + 1),
+            (bucket.c.level, level + requests),
             (bucket.c.updated_at, case((now > then, now), else_=then)),
         )
     )

@@ -5,21 +5,37 @@ handful of statements at the most.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, RowMapping, case, func, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 
-from b24sync.core.model import RowState
+from b24sync.core.model import ResultOutcome, RowState
+from b24sync.core.refs import is_mapping
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import dead, lane, outbox, portal, rollup
+from b24sync.edge.tables import dead, lane, outbox, portal, result, rollup
 
 RECENT_MS = 600_000
 """How far back throughput is counted: ten minutes."""
 
+STOPPER = outbox.alias("stopper")
+"""The row at which a lane stands still."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalView:
-    """One portal as its row says.
+    """One portal as its row says; ``halt`` is the mode of its policy, ``None`` if that names none.
 
     Units: ``state_at_ms`` epoch milliseconds; rates as in the table.
     """
@@ -35,6 +51,7 @@ class PortalView:
     state: str
     reason: str | None
     state_at_ms: int
+    halt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +65,27 @@ class LaneView:
     resting_ms: int | None = None
     fail_streak: int = 0
     owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopView:
+    """A lane that stands still, and the row on which somebody has to decide.
+
+    Shape: ``state`` is that of the row: held, or in doubt. ``said`` is what the portal complained of.
+    Units: milliseconds; ``stopped_ms`` since it happened, if that is known, ``doubt_ms`` until it is
+    looked for, of a row in doubt.
+    """
+
+    portal: str
+    lane: int
+    row_id: int
+    kind: str
+    key: str
+    operation: str
+    state: str
+    said: str
+    stopped_ms: int | None
+    doubt_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +119,9 @@ class Overview:
     backlogs: Mapping[str, Backlog]
     dead: Mapping[str, int]
     recent: Mapping[str, Mapping[str, int]]
+    stops: Mapping[str, tuple[StopView, ...]] = field(
+        default_factory=dict[str, tuple[StopView, ...]]
+    )
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -99,6 +140,7 @@ def overview(connection: Connection) -> Overview:
         backlogs=backlogs(connection),
         dead=_dead(connection),
         recent=_recent(connection),
+        stops=stops(connection),
     )
 
 
@@ -121,16 +163,85 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
             state=row["state"],
             reason=row["state_reason"],
             state_at_ms=row["state_at"],
+            halt=_halt(row["policy"]),
         )
         for row in found
     )
 
 
+def _halt(policy: object) -> str | None:
+    named = policy.get("halt") if is_mapping(policy) else None
+    return None if named is None else str(named)
+
+
+def stops(connection: Connection) -> Mapping[str, tuple[StopView, ...]]:
+    """The lanes that stand still, by portal; portals without any are absent.
+
+    Writes: nothing.
+    """
+    stopped_at = (
+        select(func.max(result.c.finished_at))
+        .where(
+            result.c.portal == STOPPER.c.portal,
+            result.c.kind == STOPPER.c.kind,
+            result.c.entity_key == STOPPER.c.entity_key,
+            result.c.outbox_id == STOPPER.c.id,
+            result.c.outcome.in_([str(ResultOutcome.STOPPED), str(ResultOutcome.UNKNOWN)]),
+        )
+        .scalar_subquery()
+    )
+    found = connection.execute(
+        select(
+            STOPPER,
+            lane.c.portal.label("of_portal"),
+            lane.c.lane.label("of_lane"),
+            stopped_at.label("stopped_at"),
+            now_ms().label("now"),
+        )
+        .join_from(lane, STOPPER, _stands_still())
+        .order_by(lane.c.portal, lane.c.lane)
+    ).mappings()
+    views: dict[str, tuple[StopView, ...]] = {}
+    for row in found:
+        views[row["of_portal"]] = (*views.get(row["of_portal"], ()), _stop(row))
+    return views
+
+
+def _stands_still() -> ColumnElement[bool]:
+    """Which row a lane stands still at, if it does."""
+    rests = or_(
+        STOPPER.c.state == str(RowState.HELD),
+        and_(STOPPER.c.state == str(RowState.DOUBT), STOPPER.c.due_at > now_ms()),
+    )
+    return and_(STOPPER.c.id == lane.c.stopped_by, rests)
+
+
+def _stop(row: RowMapping) -> StopView:
+    stopped_at = row["stopped_at"]
+    return StopView(
+        portal=row["of_portal"],
+        lane=row["of_lane"],
+        row_id=row["id"],
+        kind=row["kind"],
+        key=row["entity_key"],
+        operation=row["operation"],
+        state=row["state"],
+        said=row["last_error"] or row["state_reason"] or "",
+        stopped_ms=None if stopped_at is None else max(0, row["now"] - stopped_at),
+        doubt_ms=row["due_at"] - row["now"] if row["state"] == RowState.DOUBT else None,
+    )
+
+
 def backlogs(
-    connection: Connection, *, code: str | None = None, kinds: tuple[str, ...] = ()
+    connection: Connection,
+    *,
+    code: str | None = None,
+    kinds: tuple[str, ...] = (),
+    going_only: bool = False,
 ) -> Mapping[str, Backlog]:
     """How many unfinished rows there are, by portal; portals without any are absent.
 
+    ``going_only``: without those of lanes that stand still until a person decides.
     Writes: nothing.
     """
     statement = select(
@@ -145,6 +256,18 @@ def backlogs(
         statement = statement.where(outbox.c.portal == code)
     if kinds:
         statement = statement.where(outbox.c.kind.in_(kinds))
+    if going_only:
+        stands_still = exists(
+            select(literal(1))
+            .select_from(lane)
+            .join(STOPPER, STOPPER.c.id == lane.c.stopped_by)
+            .where(
+                STOPPER.c.state == RowState.HELD,
+                lane.c.portal == outbox.c.portal,
+                lane.c.lane == outbox.c.lane,
+            )
+        )
+        statement = statement.where(~stands_still)
     counts: dict[str, dict[str, int]] = {}
     oldest: dict[str, int] = {}
     for row in connection.execute(statement).mappings():

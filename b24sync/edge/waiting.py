@@ -1,8 +1,8 @@
 """Rows that wait: behind an earlier row, for the id of another entity, or for a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, exists, func, literal, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, func, literal, or_, select, update
 
 from b24sync.core.lifecycle import RowEvent
 from b24sync.core.model import Postponed, RowState, Waiting
@@ -17,17 +17,33 @@ def hold(connection: Connection, waiting: Sequence[Waiting]) -> None:
 
     Writes: outbox, ready to held.
     """
-    for row in waiting:
-        target = row.target
-        connection.execute(
-            update(outbox)
-            .where(outbox.c.id == row.row_id, row_guard(RowEvent.HOLD))
-            .values(
-                state=str(RowState.HELD),
-                waits_for=waits_for(target.kind, target.key),
-                state_reason=f"waits for the id of {target.kind} {target.key}"[:255],
-            )
+    if not waiting:
+        return
+    statement = (
+        update(outbox)
+        .where(outbox.c.id == bindparam("row"), row_guard(RowEvent.HOLD))
+        .values(
+            state=str(RowState.HELD),
+            waits_for=bindparam("target"),
+            state_reason=bindparam("reason"),
         )
+    )
+    connection.execute(
+        statement,
+        [
+            {
+                "row": row.row_id,
+                "target": waits_for(row.target.kind, row.target.key),
+                "reason": _why(row),
+            }
+            for row in waiting
+        ],
+    )
+
+
+def _why(row: Waiting) -> str:
+    target = f"{row.target.kind} {row.target.key}"
+    return f"waits for the id of {row.reason or target}"[:255]
 
 
 def postpone(connection: Connection, postponed: Sequence[Postponed]) -> None:
@@ -46,6 +62,32 @@ def postpone(connection: Connection, postponed: Sequence[Postponed]) -> None:
         )
 
 
+def put_off(
+    connection: Connection, code: str, rows: Mapping[tuple[str, str], str], *, rest_ms: int
+) -> None:
+    """Leave the ready rows of these entities for a while, with what was complained of.
+
+    Shape: ``rows`` are complaints by kind and key.
+    Units: milliseconds from now.
+    Writes: outbox, the due time of ready rows.
+    """
+    for (kind, key), complaint in rows.items():
+        connection.execute(
+            update(outbox)
+            .where(
+                outbox.c.portal == code,
+                outbox.c.kind == kind,
+                outbox.c.entity_key == key,
+                outbox.c.state == RowState.READY,
+            )
+            .values(
+                due_at=now_ms() + rest_ms,
+                last_error=complaint,
+                first_error=func.coalesce(outbox.c.first_error, complaint),
+            )
+        )
+
+
 def waits_for(kind: str, key: str) -> str:
     """An entity as one text, for the column that names what a row waits for."""
     return f"{kind} {key}"
@@ -53,17 +95,27 @@ def waits_for(kind: str, key: str) -> str:
 
 def release_waiting(connection: Connection, made: Sequence[Settlement]) -> None:
     """Rows that waited for these ids go on."""
-    if not made:
-        return
-    connection.execute(
+    if made:
+        entities = [(s.row.kind, s.row.key) for s in made]
+        release_for(connection, made[0].row.portal, entities)
+
+
+def release_for(connection: Connection, code: str, entities: Sequence[tuple[str, str]]) -> int:
+    """Rows that wait for these entities look anew at what they wait for.
+
+    Shape: how many were released.
+    Writes: outbox, held to ready.
+    """
+    released = connection.execute(
         update(outbox)
         .where(
-            outbox.c.portal == made[0].row.portal,
-            outbox.c.waits_for.in_([waits_for(s.row.kind, s.row.key) for s in made]),
+            outbox.c.portal == code,
+            outbox.c.waits_for.in_([waits_for(kind, key) for kind, key in entities]),
             row_guard(RowEvent.RELEASE),
         )
         .values(state=str(RowState.READY), waits_for=None, state_reason=None)
     )
+    return released.rowcount
 
 
 def release_parked(connection: Connection, code: str, entities: Sequence[tuple[str, str]]) -> int:

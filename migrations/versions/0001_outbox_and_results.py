@@ -135,6 +135,8 @@ def _lane() -> None:
         sa.Column("breaker", sa.String(16), nullable=False, server_default="closed"),
         sa.Column("breaker_until", sa.BigInteger()),
         sa.Column("fail_streak", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("stopped_by", sa.BigInteger()),
+        sa.Column("first_rows", _json()),
         key=["portal", "lane"],
         checks={
             "breaker": "breaker IN ('closed', 'open', 'half_open')",
@@ -143,6 +145,7 @@ def _lane() -> None:
             "weight": "weight > 0",
             "lane": "lane >= 0",
         },
+        valid_json=["first_rows"],
         storage={"fillfactor": "50"},
     )
     _index("lane", "due", ["priority", "vtime"], where="next_due_at IS NOT NULL")
@@ -300,9 +303,9 @@ def _result() -> None:
         sa.Column("headers", _json()),
         key=["id"],
         checks={
-            "outcome": "outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'retried', 'skipped', 'unknown')",
+            "outcome": "outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'retried', 'skipped', 'unknown', 'unchanged', 'different', 'begun', 'stopped')",
             "merged_names_its_row": "(outcome = 'merged') = (merged_into IS NOT NULL)",
-            "final": "final = (outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled'))",
+            "final": "final = (outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'unchanged', 'different'))",
         },
     )
     _index("result", "entity", ["portal", "kind", "entity_key", "finished_at"])
@@ -363,7 +366,6 @@ def _link() -> None:
         sa.Column("remote_id", _exact(64)),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False, server_default="0"),
-        sa.Column("sent_hash", sa.String(64)),
         sa.Column("sent_fields", _json()),
         sa.Column("multifield_ids", _json()),
         sa.Column("dup_ids", _json()),
@@ -426,7 +428,7 @@ def _rollup() -> None:
         sa.Column("latency_max_ms", sa.BigInteger(), nullable=False),
         key=["portal", "minute", "outcome"],
         checks={
-            "outcome": "outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'retried', 'skipped', 'unknown')",
+            "outcome": "outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'retried', 'skipped', 'unknown', 'unchanged', 'different', 'begun', 'stopped')",
         },
     )
 

@@ -59,8 +59,9 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
         remote_id=st.none() | st.text(),
         was_gone=st.booleans(),
         duration_ms=st.none() | st.integers(),
+        different=st.none() | st.text(),
     ),
-    st.builds(Rejected, fault=faults),
+    st.builds(Rejected, fault=faults, is_gone=st.booleans()),
     st.builds(Deferred, fault=faults, retry_at_ms=st.none() | st.integers()),
     st.just(Skipped()),
     st.builds(Unknown, reason=st.text(), fault=st.none() | faults),
@@ -89,14 +90,19 @@ stateDiagram-v2
     ready --> held: hold
     ready --> ready: requeue
     ready --> [*]: close
+    parked --> batched: claim
     parked --> ready: release
     parked --> [*]: close
     held --> ready: release
     held --> [*]: close
     batched --> [*]: finish
     batched --> ready: requeue
+    batched --> parked: park
+    batched --> held: stop
     batched --> doubt: lose
     doubt --> [*]: finish
+    doubt --> parked: park
+    doubt --> held: stop
     doubt --> ready: requeue"""
 
     drawn = drawing()
@@ -128,6 +134,18 @@ def test_every_state_of_a_row_leads_to_an_end(state: RowState) -> None:
         reached |= {target for (source, _), target in ROW_MOVES.items() if source in reached}
 
     assert None in reached
+
+
+def test_every_event_happens_to_some_row() -> None:
+    """A word for a move that no row makes would be a guard that lets nothing through."""
+    assert {event for _, event in ROW_MOVES} == set(RowEvent)
+    assert {event for _, event in BATCH_MOVES} == set(BatchEvent)
+
+
+@pytest.mark.parametrize("event", [RowEvent.FINISH, RowEvent.REQUEUE, RowEvent.PARK, RowEvent.STOP])
+def test_what_a_batch_decides_it_decides_late_as_well(event: RowEvent) -> None:
+    """A late answer means for a row in doubt what it would have meant in time."""
+    assert ROW_MOVES[RowState.BATCHED, event] == ROW_MOVES[RowState.DOUBT, event]
 
 
 @pytest.mark.parametrize("state", list(RowState))
@@ -166,8 +184,11 @@ def test_every_open_batch_comes_to_an_end(state: BatchState) -> None:
     [
         (RowState.BATCHED, RowEvent.CLAIM),
         (RowState.DOUBT, RowEvent.CLAIM),
-        (RowState.PARKED, RowEvent.CLAIM),
         (RowState.HELD, RowEvent.CLAIM),
+        (RowState.HELD, RowEvent.PARK),
+        (RowState.PARKED, RowEvent.REQUEUE),
+        (RowState.READY, RowEvent.STOP),
+        (RowState.PARKED, RowEvent.STOP),
         (RowState.READY, RowEvent.FINISH),
         (RowState.READY, RowEvent.LOSE),
         (RowState.BATCHED, RowEvent.CLOSE),
@@ -206,12 +227,13 @@ def test_a_batch_does_not_make_an_illegal_move(state: BatchState, event: BatchEv
 @pytest.mark.parametrize(
     ("event", "states"),
     [
-        (RowEvent.CLAIM, ("ready",)),
-        (RowEvent.PARK, ("ready",)),
+        (RowEvent.CLAIM, ("ready", "parked")),
+        (RowEvent.PARK, ("ready", "batched", "doubt")),
         (RowEvent.RELEASE, ("parked", "held")),
         (RowEvent.HOLD, ("ready",)),
         (RowEvent.FINISH, ("batched", "doubt")),
         (RowEvent.REQUEUE, ("ready", "batched", "doubt")),
+        (RowEvent.STOP, ("batched", "doubt")),
         (RowEvent.LOSE, ("batched",)),
         (RowEvent.CLOSE, ("ready", "parked", "held")),
     ],
@@ -257,6 +279,15 @@ METHOD_TIME = fault(FaultKind.METHOD_TIME)
         ),
         pytest.param(
             Applied(was_gone=True), 9, Finish(outcome=ResultOutcome.APPLIED), id="gone before"
+        ),
+        pytest.param(
+            Applied(remote_id="46", different="title: wanted 'A', found 'B'"),
+            0,
+            Finish(outcome=ResultOutcome.DIFFERENT, remote_id="46"),
+            id="applied, and not as it was said",
+        ),
+        pytest.param(
+            Applied(different=""), 0, Finish(outcome=ResultOutcome.APPLIED), id="no difference"
         ),
         pytest.param(
             Rejected(fault=SERVER),

@@ -1,37 +1,37 @@
-"""Rows become exactly the commands that the portal understands, or are refused with a reason."""
+"""Every row is sorted into one place, and what goes together or in a row is seen to do so."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b24sync.core.kinds import Kind, Marker, Method
+from b24sync.core.batching import compose
+from b24sync.core.comparing import fingerprints
+from b24sync.core.kinds import Kind, Method
 from b24sync.core.model import (
+    Asks,
     Closing,
     Command,
+    Fault,
+    FaultKind,
     Link,
     LinkState,
     Operation,
     Plan,
     Postponed,
+    Question,
     Ref,
     Refusal,
     ResultOutcome,
     Row,
-    Unreadable,
     Waiting,
 )
-from b24sync.core.planning import (
-    MAX_COMMAND_BYTES,
-    Surroundings,
-    is_method_name,
-    method_of,
-    needed_links,
-    plan,
-)
+from b24sync.core.planning import circle_of, needed_links, plan, spelled
+from b24sync.core.policies import Orphans, Policy
+from b24sync.core.saying import NO_FACTS, Facts, Surroundings
 
 NOW_MS = 1_700_000_000_000
 ACME = {"$ref": {"kind": "company", "key": "acme"}}
@@ -44,26 +44,24 @@ STOCK = Kind(
     yes_no=("true", "false"),
 )
 READ_ONLY_SHELF = Kind(name="shelf", update=Method(name="shelf.update", id_param="id"))
-LOCKER = Kind(
-    name="l" * 64,
-    add=Method(name="locker.add", id_path=()),
-    marker=Marker(key_field="XML_ID"),
-)
-FLAT_BOX = Kind(
-    name="box",
-    add=Method(name="box.add", id_param="fields.id", id_path=()),
+MUTE = Kind(name="mute", add=Method(name="mute.add"))
+RACK = Kind(
+    name="rack",
+    update=Method(name="rack.update"),
+    list=Method(name="rack.list", fields_param="filter", id_path=("id",)),
     linked=False,
+    replaces=True,
 )
-KINDS = {kind.name: kind for kind in (STOCK, READ_ONLY_SHELF, LOCKER, FLAT_BOX)}
+KINDS = {kind.name: kind for kind in (STOCK, READ_ONLY_SHELF, MUTE, RACK)}
 
 
 def row(
+    number: int,
     kind: str,
     operation: str,
     fields: object = None,
     params: object = None,
     *,
-    number: int = 1,
     key: str = "k-1",
 ) -> Row:
     """Make a row as it was read."""
@@ -79,628 +77,41 @@ def row(
     )
 
 
-def call(method: str | None, params: object = None, fields: object = None) -> Row:
-    """Make the row of a call about no entity."""
-    return replace(row("call", "call", fields, params), method=method)
+def ref(kind: str, key: str) -> dict[str, object]:
+    """Write a reference as it is stored."""
+    return {"$ref": {"kind": kind, "key": key}}
 
 
-def known(*links: Link, blocked: Mapping[str, int] | None = None) -> Surroundings:
-    """Know these links."""
+def link(kind: str, remote_id: str | None = "46", *, key: str = "k-1") -> Link:
+    """Know the entity by this id."""
+    return Link(kind=kind, key=key, remote_id=remote_id)
+
+
+def known(
+    *links: Link,
+    policy: Policy | None = None,
+    facts: Facts = NO_FACTS,
+    blocked: Mapping[str, int] | None = None,
+) -> Surroundings:
+    """Know these links, under this policy of every kind."""
     return Surroundings(
         links={(link.kind, link.key): link for link in links},
         kinds=KINDS,
+        policies={} if policy is None else {"*": policy},
+        facts=facts,
         blocked=blocked or {},
         now_ms=NOW_MS,
     )
 
 
-def link(kind: str, remote_id: str | None = "46", *, generation: int = 0, key: str = "k-1") -> Link:
-    """Know the entity by this id."""
-    return Link(kind=kind, key=key, remote_id=remote_id, generation=generation)
-
-
-def command(asked: Row, *links: Link) -> Command:
-    """Plan one row that can be sent."""
-    planned = plan([asked], known(*links))
-    assert [planned.refusals, planned.waiting, planned.postponed, planned.closing] == [()] * 4
-    (only,) = planned.commands
-    return only
-
-
-def refusal(asked: Row, *links: Link) -> Refusal:
-    """Plan one row that cannot be said."""
-    planned = plan([asked], known(*links))
-    assert planned == Plan(refusals=planned.refusals)
-    (only,) = planned.refusals
-    return only
-
-
-def test_an_add_carries_marker_and_fields_and_tells_where_the_id_stands() -> None:
-    """The whole command, field by field."""
-    asked = row("contact", "add", {"name": "Ann"}, number=7)
-
-    made = command(asked)
-
-    assert made == Command(
-        row_ids=(7,),
-        kind="contact",
-        key="k-1",
-        operation=Operation.ADD,
-        method="crm.item.add",
-        query="entityTypeId=3&fields[name]=Ann&fields[originId]=contact%3Ak-1"
-        "&fields[originatorId]=b24sync",
-        remote_id=None,
-        marker="contact:k-1",
-        id_path=("item", "id"),
-        gone=(("NOT_FOUND", r"\b(item|element) not found\b"),),
-        linked=True,
-        repeatable=False,
-        alone=False,
-    )
-
-
-def test_an_update_goes_to_the_linked_record() -> None:
-    """The id is the link's, no marker is written, and repeating does no harm."""
-    asked = row("contact", "update", {"name": "Ann"}, number=7)
-
-    made = command(asked, link("contact"))
-
-    assert made == Command(
-        row_ids=(7,),
-        kind="contact",
-        key="k-1",
-        operation=Operation.UPDATE,
-        method="crm.item.update",
-        query="entityTypeId=3&id=46&fields[name]=Ann",
-        remote_id="46",
-        marker=None,
-        id_path=None,
-        gone=(("NOT_FOUND", r"\b(item|element) not found\b"),),
-        linked=True,
-        repeatable=True,
-        alone=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("asked", "method", "query"),
-    [
-        pytest.param(
-            row("contact", "delete"), "crm.item.delete", "entityTypeId=3&id=46", id="contact"
-        ),
-        pytest.param(
-            row("item:1036", "update", {"title": "A"}),
-            "crm.item.update",
-            "entityTypeId=1036&id=46&fields[title]=A",
-            id="smart process",
-        ),
-        pytest.param(
-            row("crm.deal", "update", {"TITLE": "A"}, {"params": {"REGISTER_SONET_EVENT": "Y"}}),
-            "crm.deal.update",
-            "params[REGISTER_SONET_EVENT]=Y&id=46&fields[TITLE]=A",
-            id="classic deal with params",
-        ),
-        pytest.param(row("crm.deal", "delete"), "crm.deal.delete", "id=46", id="classic deal"),
-        pytest.param(
-            row("user", "update", {"NAME": "Ann", "ACTIVE": True}),
-            "user.update",
-            "ID=46&NAME=Ann&ACTIVE=Y",
-            id="flat fields",
-        ),
-        pytest.param(
-            row("user", "delete"), "user.update", "ACTIVE=N&ID=46", id="dismissal of a user"
-        ),
-        pytest.param(
-            row("task", "update", {"TITLE": "A"}),
-            "tasks.task.update",
-            "taskId=46&fields[TITLE]=A",
-            id="task",
-        ),
-        pytest.param(
-            row("task.comment", "update", {"POST_MESSAGE": "A"}, {"taskId": 9}),
-            "task.commentitem.update",
-            "0=9&1=46&2[POST_MESSAGE]=A",
-            id="parameters read by position",
-        ),
-        pytest.param(
-            row("task.comment", "delete", None, {"taskId": 9}),
-            "task.commentitem.delete",
-            "0=9&1=46",
-            id="delete read by position",
-        ),
-        pytest.param(
-            row("list_element", "update", {"NAME": "A"}, {"IBLOCK_TYPE_ID": "lists"}),
-            "lists.element.update",
-            "IBLOCK_TYPE_ID=lists&ELEMENT_ID=46&FIELDS[NAME]=A",
-            id="list element",
-        ),
-        pytest.param(
-            row("comment", "update", None, {"ownerTypeId": 2, "ownerId": 9}),
-            "crm.timeline.comment.update",
-            "ownerTypeId=2&ownerId=9&id=46",
-            id="update of nothing but params",
-        ),
-        pytest.param(
-            row("stock", "update", {"n": 1}),
-            "stock.update",
-            "mode=strict&fields[n]=1&fields[id]=46",
-            id="id among the fields",
-        ),
-        pytest.param(
-            row("stock", "delete"), "stock.delete", "fields[id]=46", id="delete by an inner id"
-        ),
-    ],
-)
-def test_a_linked_record_is_named_as_its_kind_wants(asked: Row, method: str, query: str) -> None:
-    """Where id, fields and params stand is the kind's affair, down to the order."""
-    made = command(asked, link(asked.kind))
-
-    assert (made.method, made.query, made.remote_id) == (method, query, "46")
-    assert (made.marker, made.id_path, made.linked) == (None, None, True)
-
-
-@pytest.mark.parametrize(
-    ("asked", "method", "query", "id_path"),
-    [
-        pytest.param(
-            row("task.comment", "add", {"POST_MESSAGE": "A"}, {"taskId": 9}),
-            "task.commentitem.add",
-            "0=9&1[POST_MESSAGE]=A",
-            (),
-            id="parameters read by position",
-        ),
-        pytest.param(
-            row("task", "add", {"TITLE": "A"}),
-            "tasks.task.add",
-            "fields[TITLE]=A",
-            ("task", "id"),
-            id="task",
-        ),
-        pytest.param(
-            row("quote", "add", {"title": "A"}),
-            "crm.item.add",
-            "entityTypeId=7&fields[title]=A",
-            ("item", "id"),
-            id="quote",
-        ),
-        pytest.param(
-            row("department", "add", {"NAME": "A"}),
-            "department.add",
-            "NAME=A",
-            (),
-            id="flat fields",
-        ),
-        pytest.param(
-            row("task", "add", None, {"notify": 1}),
-            "tasks.task.add",
-            "notify=1&fields[]=",
-            ("task", "id"),
-            id="nothing but params",
-        ),
-    ],
-)
-def test_a_kind_without_a_marker_is_added_as_it_is(
-    asked: Row, method: str, query: str, id_path: tuple[str, ...]
-) -> None:
-    """Nothing is put among the fields that the portal does not know."""
-    made = command(asked)
-
-    assert (made.method, made.query, made.id_path) == (method, query, id_path)
-    assert made.marker is None
-
-
-@pytest.mark.parametrize(
-    ("asked", "query", "marker"),
-    [
-        pytest.param(
-            row("crm.deal", "add", {"TITLE": "A"}),
-            "fields[TITLE]=A&fields[ORIGIN_ID]=crm.deal%3Ak-1&fields[ORIGINATOR_ID]=b24sync",
-            "crm.deal:k-1",
-            id="classic",
-        ),
-        pytest.param(
-            row("item:1036", "add", {"title": "A"}),
-            "entityTypeId=1036&fields[title]=A&fields[xmlId]=item%3A1036%3Ak-1",
-            "item:1036:k-1",
-            id="key field only",
-        ),
-        pytest.param(
-            row("user", "add", {"NAME": "Ann"}),
-            "NAME=Ann&XML_ID=user%3Ak-1",
-            "user:k-1",
-            id="flat fields",
-        ),
-        pytest.param(
-            row("list_element", "add", {"NAME": "A"}, {"IBLOCK_TYPE_ID": "lists"}),
-            "IBLOCK_TYPE_ID=lists&ELEMENT_CODE=list_element%3Ak-1&FIELDS[NAME]=A",
-            "list_element:k-1",
-            id="among the params",
-        ),
-    ],
-)
-def test_an_add_carries_the_key_by_which_it_is_found_again(
-    asked: Row, query: str, marker: str
-) -> None:
-    """The marker stands where the kind keeps its external key."""
-    made = command(asked)
-
-    assert (made.query, made.marker) == (query, marker)
-
-
-@pytest.mark.parametrize(
-    ("own", "query", "marker"),
-    [
-        pytest.param(
-            {"originId": "mine"},
-            "fields[originId]=mine",
-            "mine",
-            id="key alone",
-        ),
-        pytest.param(
-            {"originId": "mine", "originatorId": "shop"},
-            "fields[originId]=mine&fields[originatorId]=shop",
-            "mine",
-            id="key and origin",
-        ),
-        pytest.param({"originId": 0}, "fields[originId]=0", "0", id="the number nought"),
-        pytest.param(
-            {"originId": "", "originatorId": "shop"},
-            "fields[originId]=contact%3Ak-1&fields[originatorId]=shop",
-            "contact:k-1",
-            id="empty is none",
-        ),
-        pytest.param(
-            {"originId": None},
-            "fields[originId]=contact%3Ak-1&fields[originatorId]=b24sync",
-            "contact:k-1",
-            id="null is none",
-        ),
-        pytest.param(
-            {"originId": ACME},
-            "fields[originId]=8",
-            "8",
-            id="a reference",
-        ),
-    ],
-)
-def test_the_applications_own_external_key_is_the_marker(
-    own: dict[str, object], query: str, marker: str
-) -> None:
-    """What the application says of its key is left as it is."""
-    asked = row("contact", "add", own)
-
-    made = command(asked, link("company", "8", key="acme"))
-
-    assert made.query == "entityTypeId=3&" + query
-    assert made.marker == marker
-
-
-def test_an_own_key_among_the_params_is_the_marker_too() -> None:
-    """List elements keep their code beside the fields."""
-    params = {"IBLOCK_TYPE_ID": "lists", "ELEMENT_CODE": "mine"}
-
-    made = command(row("list_element", "add", {"NAME": "A"}, params))
-
-    assert made.query == "IBLOCK_TYPE_ID=lists&ELEMENT_CODE=mine&FIELDS[NAME]=A"
-    assert made.marker == "mine"
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        pytest.param(True, id="true"),
-        pytest.param(["mine"], id="list"),
-        pytest.param({"a": 1}, id="object"),
-        pytest.param(Decimal("1E+2"), id="decimal"),
-        pytest.param(2**63, id="huge number"),
-        pytest.param("m" * 256, id="long text"),
-    ],
-)
-def test_an_own_key_that_could_not_be_found_again_is_refused(own: object) -> None:
-    """The portal must read the very text by which the record will be looked up."""
-    refused = refusal(row("contact", "add", {"originId": own}))
-
-    assert (refused.code, refused.field) == ("bad_marker", "originId")
-
-
-def test_a_marker_longer_than_the_portal_keeps_is_refused() -> None:
-    """A key that the portal cuts would never be found again."""
-    fits = row("l" * 64, "add", {"NAME": "A"}, key="k" * 190)
-    again = replace(fits, generation=1)
-
-    made, refused = command(fits), refusal(again)
-
-    assert made.marker == "l" * 64 + ":" + "k" * 190
-    assert (refused.code, refused.field) == ("bad_marker", "XML_ID")
-
-
-@pytest.mark.parametrize(
-    ("links", "generation", "marker"),
-    [
-        pytest.param((), 0, "contact:k-1", id="first"),
-        pytest.param((), 2, "contact:k-1#2", id="the row's generation"),
-        pytest.param((link("contact", None, generation=1),), 0, "contact:k-1#1", id="the link's"),
-        pytest.param((link("contact", None),), 2, "contact:k-1", id="the link wins"),
-    ],
-)
-def test_a_record_made_anew_has_another_name_than_its_past(
-    links: tuple[Link, ...], generation: int, marker: str
-) -> None:
-    """A look-up must not find the record that was deleted."""
-    asked = replace(row("contact", "add", {"name": "Ann"}), generation=generation)
-
-    assert command(asked, *links).marker == marker
-
-
-@pytest.mark.parametrize(
-    ("kind", "links", "operation", "method"),
-    [
-        pytest.param("contact", (), Operation.ADD, "crm.item.add", id="no link"),
-        pytest.param(
-            "contact",
-            (link("contact", None),),
-            Operation.ADD,
-            "crm.item.add",
-            id="link of the past",
-        ),
-        pytest.param("contact", (link("contact"),), Operation.UPDATE, "crm.item.update", id="link"),
-        pytest.param(
-            "address", (link("address"),), Operation.ADD, "crm.address.add", id="kind without ids"
-        ),
-    ],
-)
-def test_an_upsert_is_an_update_where_a_link_is_known(
-    kind: str, links: tuple[Link, ...], operation: Operation, method: str
-) -> None:
-    """Else it is an add."""
-    asked = row(kind, "upsert", {"TYPE_ID": 1, "ENTITY_TYPE_ID": 3, "ENTITY_ID": 5})
-
-    made = command(asked, *links)
-
-    assert (made.operation, made.method) == (operation, method)
-
-
-def test_records_without_an_id_are_named_by_their_fields() -> None:
-    """No link is asked for, none is made, and the id is nobody's."""
-    triple = {"TYPE_ID": 1, "ENTITY_TYPE_ID": 3, "ENTITY_ID": ACME}
-    acme = link("company", "8", key="acme")
-
-    update = command(row("address", "update", {**triple, "CITY": "Rīga"}), acme)
-    delete = command(row("address", "delete", triple), acme)
-
-    named = "fields[TYPE_ID]=1&fields[ENTITY_TYPE_ID]=3&fields[ENTITY_ID]=8"
-    assert update.query == named + "&fields[CITY]=R%C4%ABga"
-    assert delete.query == named
-    assert (update.linked, update.remote_id, update.repeatable) == (False, None, True)
-
-
-def test_a_kind_without_ids_is_sent_without_one_wherever_it_would_stand() -> None:
-    """An unknown id is left out and not sent as an empty one."""
-    assert command(row("box", "add", {"n": 1})).query == "fields[n]=1"
-
-
-def test_replacing_the_whole_may_be_repeated() -> None:
-    """Setting the same rows twice leaves the same rows."""
-    fields = {"productRows": [{"price": Decimal("9.90"), "taxIncluded": True}]}
-    asked = row("product_rows", "upsert", fields, {"ownerId": 5, "ownerType": "D"})
-
-    made = command(asked)
-
-    assert made.method == "crm.item.productrow.set"
-    assert made.query == (
-        "ownerId=5&ownerType=D&productRows[0][price]=9.90&productRows[0][taxIncluded]=Y"
-    )
-    assert (made.repeatable, made.linked) == (True, False)
-
-
-@pytest.mark.parametrize(
-    ("asked", "repeatable"),
-    [
-        pytest.param(row("contact", "update", {"name": "A"}), True, id="update"),
-        pytest.param(row("contact", "update", {"fm": [{"value": "+1"}]}), False, id="multi-field"),
-        pytest.param(
-            row("crm.contact", "update", {"PHONE": [{"VALUE": "+1"}]}), False, id="classic phone"
-        ),
-        pytest.param(row("crm.deal", "update", {"PHONE": "+1"}), True, id="no multi-field there"),
-        pytest.param(row("contact", "delete"), True, id="delete"),
-    ],
-)
-def test_only_what_appends_must_not_be_repeated(asked: Row, *, repeatable: bool) -> None:
-    """A phone number without an id is added again each time."""
-    assert command(asked, link(asked.kind)).repeatable is repeatable
-
-
-@pytest.mark.parametrize("kind", ["contact", "crm.deal", "user", "task", "list_element"])
-@pytest.mark.parametrize("links", [(), (None,)], ids=["never linked", "link of the past"])
-@pytest.mark.parametrize("operation", ["update", "delete"])
-def test_what_is_not_linked_can_be_neither_updated_nor_deleted(
-    kind: str, operation: str, links: tuple[None, ...]
-) -> None:
-    """There is no record to name; the reason says what to write first."""
-    refused = refusal(row(kind, operation, {"NAME": "A"}), *(link(kind, none) for none in links))
-
-    assert refused == Refusal(
-        row_id=1,
-        code="no_link",
-        field="key",
-        reason=f"{kind} 'k-1' is not known on the portal; write an add or an upsert first",
-    )
-
-
-def test_what_is_linked_is_not_added_again() -> None:
-    """A second record would be a duplicate that nobody asked for."""
-    refused = refusal(row("contact", "add", {"name": "Ann"}), link("contact"))
-
-    assert refused == Refusal(
-        row_id=1,
-        code="already_linked",
-        field="operation",
-        reason="already on the portal as 46; use upsert or update",
-    )
-
-
-def test_a_reference_becomes_the_remote_id() -> None:
-    """In fields and params, at any depth."""
-    asked = row("crm.deal", "add", {"COMPANY_ID": ACME, "L": [{"x": ACME}]}, {"watch": ACME})
-
-    made = command(asked, link("company", "8", key="acme"))
-
-    assert made.query == (
-        "watch=8&fields[COMPANY_ID]=8&fields[L][0][x]=8"
-        "&fields[ORIGIN_ID]=crm.deal%3Ak-1&fields[ORIGINATOR_ID]=b24sync"
-    )
-
-
-@pytest.mark.parametrize(
-    "links",
-    [
-        pytest.param((), id="never heard of"),
-        pytest.param((link("company", None, key="acme"),), id="deleted since"),
-    ],
-)
-def test_a_row_waits_for_the_entity_that_it_refers_to(links: tuple[Link, ...]) -> None:
-    """It is neither sent without the id nor refused."""
-    planned = plan([row("deal", "add", {"companyId": ACME})], known(*links))
-
-    assert planned == Plan(waiting=(Waiting(row_id=1, target=Ref("company", "acme")),))
-
-
-@pytest.mark.parametrize(
-    ("value", "code", "field", "reason"),
-    [
-        pytest.param(
-            {"$ref": {"kind": "kontact", "key": "x"}},
-            "unknown_kind",
-            "fields.companyId",
-            "refers to 'kontact', in no table of kinds",
-            id="unknown kind",
-        ),
-        pytest.param(
-            {"$ref": {"kind": "address", "key": "x"}},
-            "no_id",
-            "fields.companyId",
-            "refers to 'address', of which none has an id",
-            id="kind without ids",
-        ),
-        pytest.param(
-            {"$ref": {"kind": "deal", "key": "k-1"}},
-            "no_link",
-            "fields.companyId",
-            "refers to the entity itself, which has no id yet",
-            id="itself",
-        ),
-        pytest.param(
-            {"$ref": "acme"},
-            "bad_reference",
-            "fields.companyId",
-            'a reference is {"$ref": {"kind": "…", "key": "…"}} and nothing else',
-            id="malformed",
-        ),
-    ],
-)
-def test_a_reference_that_will_never_resolve_is_refused(
-    value: object, code: str, field: str, reason: str
-) -> None:
-    """Waiting for it would be waiting for ever."""
-    refused = refusal(row("deal", "add", {"companyId": value}))
-
-    assert refused == Refusal(row_id=1, code=code, field=field, reason=reason)
-
-
-def test_a_linked_entity_may_refer_to_itself() -> None:
-    """Once there is an id, it is an id like any other."""
-    asked = row("contact", "update", {"ufCrm_1": {"$ref": {"kind": "contact", "key": "k-1"}}})
-
-    assert command(asked, link("contact")).query == "entityTypeId=3&id=46&fields[ufCrm_1]=46"
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "query"),
-    [
-        pytest.param(
-            "deal",
-            {"opened": True, "closed": False, "ufCrm_7": True, "UF_CRM_8": False},
-            "fields[opened]=Y&fields[closed]=N&fields[ufCrm_7]=1&fields[UF_CRM_8]=0",
-            id="letters, but digits in user fields",
-        ),
-        pytest.param(
-            "stock",
-            {"a": True, "b": [False]},
-            "fields[a]=true&fields[b][0]=false&fields[id]=46",
-            id="as a declared kind says",
-        ),
-        pytest.param("deal", {"comments": None}, "fields[comments]=", id="null is empty text"),
-        pytest.param("deal", {"contactIds": []}, "fields[contactIds][]=", id="empty list"),
-        pytest.param("deal", {"x": {}}, "fields[x][]=", id="empty object"),
-        pytest.param(
-            "deal",
-            {"opportunity": Decimal("1999.90"), "rate": Decimal("1E+3")},
-            "fields[opportunity]=1999.90&fields[rate]=1000",
-            id="decimals",
-        ),
-        pytest.param(
-            "deal",
-            {"begindate": "2026-03-01", "closedate": "2026-03-01T10:00:00+03:00"},
-            "fields[begindate]=2026-03-01&fields[closedate]=2026-03-01T10%3A00%3A00%2B03%3A00",
-            id="dates",
-        ),
-        pytest.param(
-            "deal", {"title": "A&B=1 €"}, "fields[title]=A%26B%3D1%20%E2%82%AC", id="text"
-        ),
-    ],
-)
-def test_values_are_written_as_the_portal_reads_them(
-    kind: str, fields: dict[str, object], query: str
-) -> None:
-    """Every sort of leaf, in an update."""
-    made = command(row(kind, "update", fields), link(kind))
-
-    assert made.query.partition("&")[2].removeprefix("id=46&") == query
-
-
-def test_text_that_the_portal_would_replace_travels_alone() -> None:
-    """Inside a batch the portal takes it for a reference to another command."""
-    in_fields = command(row("deal", "update", {"title": "see $result[c0]"}), link("deal"))
-    in_params = command(call("a.b", {"a": ["$result[c0]"]}))
-    harmless = command(row("deal", "update", {"title": "$result of c0"}), link("deal"))
-
-    assert (in_fields.alone, in_params.alone, harmless.alone) == (True, True, False)
-
-
-@pytest.mark.parametrize(
-    ("asked", "fits"),
-    [
-        pytest.param(row("deal", "update", {f"f{n}": n for n in range(998)}), True, id="1000"),
-        pytest.param(row("deal", "update", {f"f{n}": n for n in range(999)}), False, id="1001"),
-        pytest.param(row("deal", "update", {"x": [[]] * 998}), True, id="1000, all empty"),
-        pytest.param(row("deal", "update", {"x": [[]] * 999}), False, id="1001, all empty"),
-    ],
-)
-def test_more_values_than_a_portal_reads_are_refused(asked: Row, *, fits: bool) -> None:
-    """PHP would drop the rest without a word; type and id are values too."""
-    planned = plan([asked], known(link("deal")))
-
-    assert len(planned.commands) == int(fits)
-    assert [(each.code, each.field) for each in planned.refusals] == (
-        [] if fits else [("too_many_values", "fields")]
-    )
-
-
-@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
-def test_a_command_larger_than_half_a_batch_is_refused(spare: int, *, fits: bool) -> None:
-    """It would be too large the next time as well."""
-    around = len("entityTypeId=2&id=46&fields[title]=")
-    text = "x" * (MAX_COMMAND_BYTES - around - spare)
-
-    planned = plan([row("deal", "update", {"title": text})], known(link("deal")))
-
-    assert len(planned.commands) == int(fits)
-    assert [each.code for each in planned.refusals] == ([] if fits else ["too_large"])
+def sent(planned: Plan) -> list[tuple[int, ...]]:
+    """Tell which rows are sent, and which of them together."""
+    return [command.row_ids for command in planned.commands]
 
 
 def test_a_cancelled_row_ends_unsent() -> None:
     """Even if it has expired as well or could not be said."""
-    asked = replace(row("contact", "update", []), cancel_requested=True, expires_at_ms=1)
+    asked = replace(row(1, "contact", "update", []), cancel_requested=True, expires_at_ms=1)
 
     planned = plan([asked], known())
 
@@ -713,7 +124,7 @@ def test_a_cancelled_row_ends_unsent() -> None:
 )
 def test_a_row_past_its_time_ends_unsent(expires_at_ms: int | None, *, expired: bool) -> None:
     """Its last moment is the one before the named one."""
-    asked = replace(row("contact", "add", {"name": "Ann"}), expires_at_ms=expires_at_ms)
+    asked = replace(row(1, "contact", "add", {"name": "Ann"}), expires_at_ms=expires_at_ms)
 
     planned = plan([asked], known())
 
@@ -728,185 +139,34 @@ def test_a_row_of_a_blocked_method_rests_until_the_block_ends(
     """Other methods of the same kind go on."""
     blocked = known(link("deal"), blocked={"crm.item.update": until_ms})
 
-    planned = plan(
-        [row("deal", "update", {"title": "A"}), row("deal", "delete", number=2)], blocked
-    )
+    planned = plan([row(1, "deal", "update", {"title": "A"}), row(2, "deal", "delete")], blocked)
 
     assert planned.postponed == ((Postponed(row_id=1, until_ms=until_ms),) if rests else ())
-    assert [each.row_ids for each in planned.commands] == ([(2,)] if rests else [(1,), (2,)])
+    assert sent(planned) == ([(2,)] if rests else [(1,), (2,)])
 
 
-def test_a_call_says_exactly_what_its_params_say() -> None:
-    """No marker, no id, no kind: booleans are digits, references are resolved."""
-    params = {"id": ACME, "notify": True, "tags": []}
-    asked = replace(call("crm.company.get", params, {}), id=7)
+def test_a_row_that_cannot_be_said_is_refused_with_code_field_and_reason() -> None:
+    """The reason is for people and says what to do."""
+    planned = plan([row(1, "contact", "update", {"name": "Ann"})], known())
 
-    made = command(asked, link("company", "8", key="acme"))
-
-    assert made == Command(
-        row_ids=(7,),
-        kind="call",
-        key="k-1",
-        operation=Operation.CALL,
-        method="crm.company.get",
-        query="id=8&notify=1&tags[]=",
-        linked=False,
-        repeatable=False,
-        alone=False,
+    assert planned == Plan(
+        refusals=(
+            Refusal(
+                row_id=1,
+                code="no_link",
+                field="key",
+                reason="contact 'k-1' is not known on the portal; write an add or an upsert first",
+            ),
+        )
     )
-
-
-def test_a_call_without_params_is_its_method_alone() -> None:
-    """Whatever the kind that it stands under."""
-    made = command(replace(row("contact", "call"), method="profile"), link("contact"))
-
-    assert (made.method, made.query, made.remote_id) == ("profile", "", None)
-
-
-@pytest.mark.parametrize(
-    ("asked", "code", "field"),
-    [
-        pytest.param(row("contakt", "add", {"a": 1}), "unknown_kind", "kind", id="unknown kind"),
-        pytest.param(row("call", "add", {"a": 1}), "unknown_kind", "kind", id="call is no kind"),
-        pytest.param(row("shelf", "add", {"a": 1}), "no_method", "operation", id="no add"),
-        pytest.param(row("shelf", "upsert", {"a": 1}), "no_method", "operation", id="no upsert"),
-        pytest.param(row("product_rows", "delete"), "no_method", "operation", id="no delete"),
-        pytest.param(
-            call("a.b", None, {"a": 1}),
-            "call_with_fields",
-            "fields",
-            id="call with fields",
-        ),
-        pytest.param(call(None), "bad_method", "method", id="call of nothing"),
-        pytest.param(call("batch"), "bad_method", "method", id="batch"),
-        pytest.param(row("contact", "add", [1]), "not_an_object", "fields", id="list"),
-        pytest.param(row("contact", "add", "a"), "not_an_object", "fields", id="text"),
-        pytest.param(row("contact", "add", 7), "not_an_object", "fields", id="number"),
-        pytest.param(row("contact", "add", fields=True), "not_an_object", "fields", id="true"),
-        pytest.param(row("contact", "add", ACME), "not_an_object", "fields", id="reference"),
-        pytest.param(
-            row("contact", "add", Unreadable("[[[")), "unreadable", "fields", id="unreadable fields"
-        ),
-        pytest.param(
-            call("a.b", Unreadable("[[[")), "unreadable", "params", id="unreadable params"
-        ),
-        pytest.param(row("contact", "add", {}), "missing", "fields", id="add of nothing"),
-        pytest.param(row("contact", "upsert"), "missing", "fields", id="upsert of a JSON null"),
-        pytest.param(row("contact", "update", {}, {}), "missing", "fields", id="empty update"),
-        pytest.param(
-            row("contact", "add", {"a": 1}, "b"), "not_an_object", "params", id="params a text"
-        ),
-        pytest.param(
-            row("contact", "add", {"a[b": 1}), "bad_name", "fields.a[b", id="bracket in a name"
-        ),
-        pytest.param(
-            row("contact", "add", {"a": "\0"}), "bad_text", "fields.a", id="NUL in a text"
-        ),
-        pytest.param(
-            row("task.comment", "add", {"POST_MESSAGE": "A"}),
-            "missing",
-            "params.taskId",
-            id="param missing",
-        ),
-        pytest.param(
-            row("product", "add", {"name": "A"}), "missing", "fields.iblockId", id="field missing"
-        ),
-    ],
-)
-def test_what_cannot_be_said_is_refused_by_name(asked: Row, code: str, field: str) -> None:
-    """Code for filters, field for people; the other rows are not touched by it."""
-    refused = refusal(asked)
-
-    assert (refused.row_id, refused.code, refused.field) == (1, code, field)
-
-
-@pytest.mark.parametrize(
-    ("fields", "called"),
-    [
-        ([1], "a list"),
-        (ACME, "a reference"),
-        ("a", "a text"),
-        (True, "true or false"),
-        (7, "a number"),
-    ],
-)
-def test_the_reason_says_what_stands_in_place_of_an_object(fields: object, called: str) -> None:
-    """In words of JSON and not of a programming language."""
-    refused = refusal(row("contact", "add", fields))
-
-    assert refused.reason == f"an object of names is needed, not {called}"
-
-
-@pytest.mark.parametrize(
-    ("asked", "query"),
-    [
-        pytest.param(
-            row("user", "update", {"ID": 99, "NAME": "Ann"}), "ID=46&NAME=Ann", id="id as a field"
-        ),
-        pytest.param(
-            row("deal", "update", {"title": "A"}, {"id": 99, "entityTypeId": 31}),
-            "entityTypeId=2&id=46&fields[title]=A",
-            id="id and type as params",
-        ),
-        pytest.param(
-            row("user", "delete", {"ACTIVE": "Y"}),
-            "ACTIVE=N&ID=46",
-            id="fixed parameter as a field",
-        ),
-    ],
-)
-def test_no_field_or_param_leads_to_another_record(asked: Row, query: str) -> None:
-    """What a link or a kind says of which record is meant cannot be overruled by a name."""
-    assert command(asked, link(asked.kind)).query == query
-
-
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [
-        ("crm.item.add", True),
-        ("profile", True),
-        ("sonet_group.create", True),
-        ("", False),
-        (".", False),
-        ("crm..add", False),
-        ("crm.item.add?id=1", False),
-        ("crm/item", False),
-        ("crm.item.\u0430dd", False),
-        ("_", False),
-        ("batch", False),
-        ("Batch", False),
-    ],
-)
-def test_a_method_is_dotted_words(name: str, *, plain: bool) -> None:
-    """Nothing that would change the address, and no batch in a batch."""
-    assert is_method_name(name) is plain
-
-
-@pytest.mark.parametrize(
-    ("operation", "name"),
-    [
-        (Operation.ADD, "stock.add"),
-        (Operation.UPDATE, "stock.update"),
-        (Operation.DELETE, "stock.delete"),
-        (Operation.UPSERT, None),
-        (Operation.CALL, None),
-    ],
-)
-def test_three_operations_have_a_method_of_their_own(
-    operation: Operation, name: str | None
-) -> None:
-    """An upsert is one of them by then, and a call brings its own."""
-    method = method_of(STOCK, operation)
-
-    assert (method.name if method is not None else None) == name
 
 
 def test_links_of_the_entities_and_of_their_references_are_needed() -> None:
     """Malformed parts ask for nothing; the plan refuses them."""
     rows = [
-        row("deal", "add", {"companyId": ACME}, {"x": [{"$ref": {"kind": "contact", "key": "c"}}]}),
-        row("lead", "add", {"companyId": {"$ref": 7}}, ["no", "object"]),
-        row("quote", "delete", key="q"),
+        row(1, "deal", "add", {"companyId": ACME}, {"x": [ref("contact", "c")]}),
+        row(2, "lead", "add", {"companyId": {"$ref": 7}}, ["no", "object"]),
+        row(3, "quote", "delete", key="q"),
     ]
 
     needed = needed_links(rows)
@@ -922,35 +182,694 @@ def test_links_of_the_entities_and_of_their_references_are_needed() -> None:
 
 def test_a_row_nested_beyond_all_reason_is_refused() -> None:
     """Neither planning nor looking for references exhausts the stack."""
-    asked = row("contact", "add", {"x": _nested(ACME, 5000)})
+    asked = row(1, "contact", "add", {"x": _nested(ACME, 5000)})
 
-    refused, needed = refusal(asked), needed_links([asked])
+    planned, needed = plan([asked], known()), needed_links([asked])
 
-    assert refused.code == "too_deep"
+    assert [refused.code for refused in planned.refusals] == ["too_deep"]
     assert needed == {("contact", "k-1")}
 
 
 def test_one_bad_row_does_not_hold_back_the_others() -> None:
     """Each row is sorted by itself, and commands keep the order of the rows."""
     rows = [
-        row("contact", "add", {"name": "A"}, number=5),
-        row("contact", "update", {"name": "B"}, number=3, key="unknown"),
-        row("deal", "add", {"companyId": ACME}, number=9),
-        row("contact", "add", {"name": "C"}, number=1),
-        replace(row("contact", "delete", number=2), cancel_requested=True),
+        row(5, "contact", "add", {"name": "A"}),
+        row(3, "contact", "update", {"name": "B"}, key="unknown"),
+        row(9, "deal", "add", {"companyId": ACME}),
+        row(1, "contact", "add", {"name": "C"}, key="c"),
+        replace(row(2, "contact", "delete"), cancel_requested=True),
     ]
 
     planned = plan(rows, known())
 
-    assert [each.row_ids for each in planned.commands] == [(5,), (1,)]
+    assert sent(planned) == [(5,), (1,)]
     assert [each.row_id for each in planned.refusals] == [3]
     assert [each.row_id for each in planned.waiting] == [9]
     assert [each.row_id for each in planned.closing] == [2]
 
 
-wild_texts = st.text(st.characters(), max_size=6) | st.sampled_from(
-    ["$ref", "$result[c0]", "", " ", "a.b", "a[b", "\0", "\ud800", "originId", "ID", "kind", "key"]
+@pytest.mark.parametrize(
+    "links",
+    [
+        pytest.param((), id="never heard of"),
+        pytest.param((link("company", None, key="acme"),), id="deleted since"),
+    ],
 )
+def test_a_row_waits_for_the_entity_that_it_refers_to(links: tuple[Link, ...]) -> None:
+    """It is neither sent without the id nor refused."""
+    planned = plan([row(1, "deal", "add", {"companyId": ACME})], known(*links))
+
+    assert planned == Plan(waiting=(Waiting(row_id=1, target=Ref("company", "acme")),))
+
+
+LOST = {("company", "acme"): "company acme, whose add failed (ACCESS_DENIED, row 7)"}
+
+
+def test_a_row_whose_parent_is_lost_is_held_with_the_reason() -> None:
+    """A person may bring the parent back."""
+    around = replace(known(policy=Policy(orphans=Orphans.HOLD)), lost=LOST)
+
+    planned = plan([row(1, "deal", "add", {"companyId": ACME})], around)
+
+    assert planned == Plan(
+        waiting=(
+            Waiting(
+                row_id=1,
+                target=Ref("company", "acme"),
+                reason="company acme, whose add failed (ACCESS_DENIED, row 7)",
+            ),
+        )
+    )
+
+
+def test_a_row_whose_parent_is_lost_is_given_up_if_its_policy_says_so() -> None:
+    """Only for a parent that is lost, and not for one that is on its way."""
+    around = replace(known(policy=Policy(orphans=Orphans.BURY)), lost=LOST)
+    rows = [
+        row(1, "deal", "add", {"companyId": ACME}),
+        row(2, "deal", "add", {"companyId": ref("company", "later")}, key="k-2"),
+    ]
+
+    planned = plan(rows, around)
+
+    assert planned == Plan(
+        refusals=(
+            Refusal(
+                row_id=1,
+                code="parent_failed",
+                field="fields",
+                reason="refers to company acme, whose add failed (ACCESS_DENIED, row 7)",
+            ),
+        ),
+        waiting=(Waiting(row_id=2, target=Ref("company", "later")),),
+    )
+
+
+PHONES = row(1, "contact", "update", {"fm": {"PHONE": ["+1"]}})
+
+
+def test_a_row_that_has_to_know_more_stands_aside_with_its_question() -> None:
+    """Others go on; what is answered makes the command the next time."""
+    other = row(2, "deal", "update", {"title": "A"})
+    links = (link("contact"), link("deal"))
+    question = Question(
+        kind="contact",
+        key="k-1",
+        asks=Asks.RECORD,
+        method="crm.item.get",
+        query="entityTypeId=3&id=46",
+    )
+
+    before = plan([PHONES, other], known(*links))
+    after = plan([PHONES], known(*links, facts=Facts(records={("contact", "k-1"): {}})))
+
+    assert (before.questions, sent(before)) == ((question,), [(2,)])
+    assert (after.questions, sent(after)) == ((), [(1,)])
+
+
+@pytest.mark.parametrize(("until_ms", "rests"), [(NOW_MS + 1, True), (NOW_MS, False)])
+def test_a_question_of_a_blocked_method_waits_like_a_command(until_ms: int, *, rests: bool) -> None:
+    """To ask it would fail as surely."""
+    planned = plan([PHONES], known(link("contact"), blocked={"crm.item.get": until_ms}))
+
+    assert planned.postponed == ((Postponed(row_id=1, until_ms=until_ms),) if rests else ())
+    assert len(planned.questions) == int(not rests)
+
+
+def test_a_row_that_says_nothing_new_ends_unsent() -> None:
+    """Whether the portal told so, or it was said before."""
+    record = {"fm": [{"id": 7, "typeId": "PHONE", "valueType": "WORK", "value": "+1"}]}
+    facts = Facts(records={("contact", "k-1"): record})
+    said = replace(link("deal"), sent=fingerprints({"title": "A"}))
+    around = known(link("contact"), said, facts=facts, policy=Policy(skip_unchanged=True))
+
+    planned = plan([PHONES, row(2, "deal", "update", {"title": "A"})], around)
+
+    assert planned == Plan(
+        closing=(
+            Closing(row_id=1, outcome=ResultOutcome.UNCHANGED),
+            Closing(row_id=2, outcome=ResultOutcome.UNCHANGED),
+        )
+    )
+
+
+def following(*rows: Row) -> dict[int, tuple[Row, ...]]:
+    """Let later rows follow the first of them."""
+    head, *behind = rows
+    return {head.id: tuple(behind)}
+
+
+RENAMING = (
+    row(1, "deal", "update", {"title": "A", "stage": "X"}),
+    row(2, "deal", "update", {"title": "B"}),
+    row(3, "deal", "upsert", {"comments": "C"}),
+)
+
+
+def test_rows_that_go_together_are_one_command() -> None:
+    """It has the label of the first row, which is the one whose result is the command's own."""
+    planned = plan(RENAMING[:1], known(link("deal")), followers=following(*RENAMING))
+
+    (only,) = planned.commands
+    assert (only.row_ids, only.lead, only.label, only.leads) == ((1, 2, 3), None, "r1", 1)
+    assert only.query == ("entityTypeId=2&id=46&fields[title]=B&fields[stage]=X&fields[comments]=C")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(known(link("deal"), policy=Policy(merge=False)), id="policy"),
+        pytest.param(
+            replace(known(link("deal")), cut={1: Ref("company", "acme")}), id="broken circle"
+        ),
+    ],
+)
+def test_rows_that_must_not_go_together_stay_apart(around: Surroundings) -> None:
+    """The later ones have their turn afterwards."""
+    planned = plan(RENAMING[:1], around, followers=following(*RENAMING))
+
+    assert sent(planned) == [(1,)]
+
+
+def test_rows_go_together_as_far_as_nothing_stands_between() -> None:
+    """Behind a barrier everything waits, even what could go."""
+    rows = (RENAMING[0], replace(RENAMING[1], mergeable=False), RENAMING[2])
+
+    planned = plan(rows[:1], known(link("deal")), followers=following(*rows))
+
+    assert sent(planned) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("links", "together"),
+    [
+        pytest.param((link("company", "8", key="acme"),), (1, 2), id="known"),
+        pytest.param((link("company", None, key="acme"),), (1,), id="deleted since"),
+        pytest.param((), (1,), id="never heard of"),
+    ],
+)
+def test_a_later_row_goes_along_only_with_the_ids_that_it_needs(
+    links: tuple[Link, ...], together: tuple[int, ...]
+) -> None:
+    """The first one must not wait for what it does not refer to."""
+    rows = (RENAMING[0], row(2, "deal", "update", {"companyId": ACME}))
+
+    planned = plan(rows[:1], known(link("deal"), *links), followers=following(*rows))
+
+    assert sent(planned) == [together]
+
+
+def test_a_later_row_of_an_unknown_entity_goes_along_with_its_add() -> None:
+    """The update becomes a part of the add."""
+    rows = (row(1, "deal", "add", {"title": "A"}), row(2, "deal", "update", {"title": "B"}))
+
+    planned = plan(rows[:1], known(), followers=following(*rows))
+
+    (only,) = planned.commands
+    assert (only.row_ids, only.operation, only.lead) == ((1, 2), Operation.ADD, None)
+    assert "fields[title]=B&" in only.query
+
+
+def test_a_delete_leads_the_rows_before_it() -> None:
+    """It is what became of the entity; they went with it."""
+    rows = (*RENAMING, row(4, "deal", "delete"))
+
+    planned = plan(rows[:1], known(link("deal")), followers=following(*rows))
+
+    (only,) = planned.commands
+    assert (only.row_ids, only.lead, only.label, only.leads) == ((1, 2, 3, 4), 4, "r1", 4)
+    assert (only.operation, only.query) == (Operation.DELETE, "entityTypeId=2&id=46")
+
+
+def test_a_delete_by_itself_leads_itself() -> None:
+    """Like every command of one row."""
+    planned = plan([row(4, "deal", "delete")], known(link("deal")))
+
+    (only,) = planned.commands
+    assert (only.row_ids, only.leads) == ((4,), 4)
+
+
+def test_what_is_made_and_deleted_unsent_ends_without_a_call() -> None:
+    """The delete ends as unchanged, and the rows before it went with it."""
+    rows = (
+        row(1, "deal", "add", {"title": "A"}),
+        row(2, "deal", "update", {"title": "B"}),
+        row(3, "deal", "delete"),
+    )
+
+    planned = plan(rows[:1], known(), followers=following(*rows))
+
+    assert planned == Plan(
+        closing=(Closing(row_id=3, outcome=ResultOutcome.UNCHANGED, merged=(1, 2)),)
+    )
+
+
+@pytest.mark.parametrize("state", [LinkState.DOUBT, LinkState.CONFLICT])
+@pytest.mark.parametrize("last", ["update", "delete"])
+def test_rows_of_an_entity_whose_record_is_unclear_are_refused_one_by_one(
+    last: str, state: LinkState
+) -> None:
+    """Even what would come to nothing: the record may be there."""
+    rows = (
+        row(1, "deal", "upsert", {"title": "A"}),
+        row(2, "deal", last, {"title": "B"} if last == "update" else None),
+    )
+    unclear = replace(link("deal", None), state=state)
+
+    planned = plan(rows[:1], known(unclear), followers=following(*rows))
+
+    assert [(each.row_id, each.code) for each in planned.refusals] == [(1, "link_unclear")]
+    assert planned == Plan(refusals=planned.refusals)
+
+
+def test_rows_that_say_nothing_new_together_end_together() -> None:
+    """What the later ones take back, nobody has to send."""
+    rows = (
+        row(1, "deal", "update", {"title": "B"}),
+        row(2, "deal", "update", {"title": "A"}),
+    )
+    said = replace(link("deal"), sent=fingerprints({"title": "A"}))
+
+    planned = plan(
+        rows[:1], known(said, policy=Policy(skip_unchanged=True)), followers=following(*rows)
+    )
+
+    assert planned == Plan(
+        closing=(Closing(row_id=1, outcome=ResultOutcome.UNCHANGED, merged=(2,)),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "codes", "expected"),
+    [
+        pytest.param({"a": 1}, [], [(1,)], id="it can be said"),
+        pytest.param({"a": "\0"}, ["bad_text"], [], id="it cannot"),
+    ],
+)
+def test_what_cannot_be_said_together_is_judged_by_its_first_row(
+    first: dict[str, object], codes: list[str], expected: list[tuple[int, ...]]
+) -> None:
+    """No row is refused for what another one says."""
+    many = {f"f{number}": number for number in range(998)}
+    rows = (row(1, "deal", "update", first), row(2, "deal", "update", many))
+
+    planned = plan(rows[:1], known(link("deal")), followers=following(*rows))
+
+    assert sent(planned) == expected
+    assert [(each.row_id, each.code) for each in planned.refusals] == [(1, code) for code in codes]
+
+
+def test_rows_that_go_together_wait_by_their_first_row() -> None:
+    """The later ones stand behind it anyway."""
+    rows = (row(1, "deal", "add", {"companyId": ACME}), row(2, "deal", "update", {"title": "B"}))
+    blocked = known(link("company", "8", key="acme"), blocked={"crm.item.add": NOW_MS + 1})
+    buried = replace(known(policy=Policy(orphans=Orphans.BURY)), lost=LOST)
+
+    waits = plan(rows[:1], known(), followers=following(*rows))
+    rests = plan(rows[:1], blocked, followers=following(*rows))
+    ends = plan(rows[:1], buried, followers=following(*rows))
+
+    assert waits == Plan(waiting=(Waiting(row_id=1, target=Ref("company", "acme")),))
+    assert rests == Plan(postponed=(Postponed(row_id=1, until_ms=NOW_MS + 1),))
+    assert [(each.row_id, each.code) for each in ends.refusals] == [(1, "parent_failed")]
+
+
+def test_rows_that_go_together_ask_one_question() -> None:
+    """For the values of them all."""
+    rows = (PHONES, row(2, "contact", "update", {"fm": {"PHONE": ["+2"]}}))
+    facts = Facts(records={("contact", "k-1"): {}})
+
+    before = plan(rows[:1], known(link("contact")), followers=following(*rows))
+    after = plan(rows[:1], known(link("contact"), facts=facts), followers=following(*rows))
+
+    assert len(before.questions) == 1
+    assert before == Plan(questions=before.questions)
+    assert sent(after) == [(1, 2)]
+    assert "[value]=+2" in unquote(after.commands[0].query)
+    assert "[value]=+1" not in unquote(after.commands[0].query)
+
+
+def test_a_cancelled_row_takes_no_other_with_it() -> None:
+    """What stands behind it has its turn afterwards."""
+    first = replace(RENAMING[0], cancel_requested=True)
+
+    planned = plan([first], known(link("deal")), followers=following(first, *RENAMING[1:]))
+
+    assert planned == Plan(closing=(Closing(row_id=1, outcome=ResultOutcome.CANCELLED),))
+
+
+@pytest.mark.parametrize("last", ["upsert", "delete"])
+@pytest.mark.parametrize("links", [(), (link("deal", None),)], ids=["new", "of the past"])
+def test_an_unknown_key_is_looked_for_by_its_first_row(links: tuple[Link, ...], last: str) -> None:
+    """A later row might name another record, or take back one that is there after all."""
+    rows = (
+        row(1, "deal", "upsert", {"code": "A"}),
+        row(2, "deal", last, {"code": "B"} if last == "upsert" else None),
+    )
+    by_code = Policy(match="code")
+
+    before = plan(rows[:1], known(*links, policy=by_code), followers=following(*rows))
+    nothing = known(*links, policy=by_code, facts=Facts(matches={("deal", "k-1"): ()}))
+    after = plan(rows[:1], nothing, followers=following(*rows))
+
+    assert [dict(question.wanted) for question in before.questions] == [{"code": "A"}]
+    assert before == Plan(questions=before.questions)
+    if last == "upsert":
+        assert sent(after) == [(1, 2)]
+    else:
+        assert after == Plan(
+            closing=(Closing(row_id=2, outcome=ResultOutcome.UNCHANGED, merged=(1,)),)
+        )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "links"),
+    [
+        pytest.param(
+            row(1, "deal", "upsert", {"code": "A"}),
+            row(2, "deal", "update", {"code": "B"}),
+            (link("deal"),),
+            id="known",
+        ),
+        pytest.param(
+            row(1, "deal", "add", {"code": "A"}),
+            row(2, "deal", "update", {"code": "B"}),
+            (),
+            id="an add",
+        ),
+        pytest.param(
+            row(1, "rack", "update", {"code": "A"}),
+            row(2, "rack", "update", {"code": "B"}),
+            (),
+            id="no ids",
+        ),
+        pytest.param(
+            row(1, "stock", "upsert", {"code": "A"}),
+            row(2, "stock", "upsert", {"code": "B"}),
+            (),
+            id="no list",
+        ),
+    ],
+)
+def test_where_nothing_is_looked_for_rows_go_together(
+    first: Row, second: Row, links: tuple[Link, ...]
+) -> None:
+    """A policy of matching changes nothing there."""
+    planned = plan(
+        [first], known(*links, policy=Policy(match="code")), followers=following(first, second)
+    )
+
+    assert sent(planned) == [(1, 2)]
+
+
+def test_an_unknown_kind_is_refused_whatever_follows() -> None:
+    """By its first row."""
+    rows = (row(1, "nothing", "upsert", {"a": 1}), row(2, "nothing", "upsert", {"a": 2}))
+
+    planned = plan(rows[:1], known(policy=Policy(match="a")), followers=following(*rows))
+
+    assert [(each.row_id, each.code) for each in planned.refusals] == [(1, "unknown_kind")]
+
+
+DEAL_OF_ACME = row(1, "deal", "add", {"companyId": ACME}, key="d")
+ADD_OF_ACME = row(2, "company", "add", {"title": "Acme"}, key="acme")
+
+
+@pytest.mark.parametrize("rows", [(DEAL_OF_ACME, ADD_OF_ACME), (ADD_OF_ACME, DEAL_OF_ACME)])
+def test_in_a_chain_what_is_referred_to_comes_first(rows: tuple[Row, ...]) -> None:
+    """Whatever the order of the rows: the id is taken from the answer to the earlier command."""
+    planned = plan(rows, known(), chained=True)
+
+    maker, taker = planned.commands
+    assert (maker.row_ids, maker.sources) == ((2,), ())
+    assert (taker.row_ids, taker.sources) == ((1,), (2,))
+    assert unquote(taker.query) == (
+        "entityTypeId=2&fields[companyId]=$result[r2][item][id]"
+        "&fields[originId]=deal:d&fields[originatorId]=b24sync"
+    )
+
+
+def test_without_chains_a_row_waits_for_the_add_beside_it() -> None:
+    """Where a batch goes on after a failure, the reference would be sent as plain text."""
+    planned = plan([ADD_OF_ACME, DEAL_OF_ACME], known())
+
+    assert sent(planned) == [(2,)]
+    assert planned.waiting == (Waiting(row_id=1, target=Ref("company", "acme")),)
+
+
+def test_a_chain_is_as_long_as_its_references() -> None:
+    """Each add comes before what refers to it, and everything else keeps its place."""
+    rows = [
+        row(1, "contact", "add", {"name": "Zoe"}, key="z"),
+        row(2, "deal", "add", {"contactId": ref("contact", "a"), "companyId": ACME}, key="d"),
+        row(3, "contact", "upsert", {"companyId": ACME}, key="a"),
+        row(4, "company", "upsert", {"title": "Acme"}, key="acme"),
+        row(5, "lead", "add", {"title": "L"}),
+    ]
+
+    planned = plan(rows, known(), chained=True)
+
+    assert sent(planned) == [(1,), (4,), (3,), (2,), (5,)]
+    assert [command.sources for command in planned.commands] == [(), (), (4,), (3, 4), ()]
+
+
+def test_an_id_may_be_taken_from_a_command_that_was_planned_before() -> None:
+    """A batch is planned in several parts."""
+    (maker,) = plan([ADD_OF_ACME], known()).commands
+    around = replace(known(), makers={("company", "acme"): maker})
+
+    planned = plan([DEAL_OF_ACME], around, chained=True)
+
+    assert [command.sources for command in planned.commands] == [(2,)]
+
+
+def test_rows_that_went_together_make_an_entity_under_their_first() -> None:
+    """That is the label of their command."""
+    second = row(3, "company", "update", {"title": "Acme Ltd"}, key="acme")
+
+    planned = plan(
+        [DEAL_OF_ACME, ADD_OF_ACME],
+        known(),
+        followers=following(ADD_OF_ACME, second),
+        chained=True,
+    )
+
+    assert sent(planned) == [(2, 3), (1,)]
+    assert planned.commands[1].sources == (2,)
+
+
+@pytest.mark.parametrize(
+    ("parent", "around", "place"),
+    [
+        pytest.param(
+            row(2, "company", "add", {"title": "\0"}, key="acme"), known(), "refusals", id="refused"
+        ),
+        pytest.param(
+            row(2, "company", "add", {"x": ref("deal", "later")}, key="acme"),
+            known(),
+            "waiting",
+            id="waiting",
+        ),
+        pytest.param(
+            ADD_OF_ACME, known(blocked={"crm.item.add": NOW_MS + 1}), "postponed", id="postponed"
+        ),
+        pytest.param(
+            replace(ADD_OF_ACME, cancel_requested=True), known(), "closing", id="cancelled"
+        ),
+        pytest.param(
+            row(2, "company", "upsert", {"title": "A"}, key="acme"),
+            known(policy=Policy(match="title")),
+            "questions",
+            id="asked about",
+        ),
+        pytest.param(
+            row(2, "company", "add", {"title": "see $result[r1]"}, key="acme"),
+            known(),
+            "commands",
+            id="sent by itself",
+        ),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_row_waits_for_a_parent_that_is_not_in_the_batch(
+    parent: Row, around: Surroundings, place: str, *, turned: bool
+) -> None:
+    """Whatever keeps the parent out, and whichever of them is met first."""
+    child = row(1, "crm.deal", "add", {"COMPANY_ID": ACME}, key="d")
+    rows = [child, parent]
+
+    planned = plan(rows[::-1] if turned else rows, around, chained=True)
+
+    assert Waiting(row_id=1, target=Ref("company", "acme")) in planned.waiting
+    assert len(getattr(planned, place)) == 1 + (place == "waiting")
+    assert 1 not in [command.row_ids[0] for command in planned.commands]
+
+
+def test_what_tells_no_id_cannot_be_taken_from() -> None:
+    """A method whose answer holds none."""
+    rows = [row(2, "mute", "add", {"a": 1}), row(1, "deal", "add", {"x": ref("mute", "k-1")})]
+
+    planned = plan(rows, known(), chained=True)
+
+    assert sent(planned) == [(2,)]
+    assert planned.waiting == (Waiting(row_id=1, target=Ref("mute", "k-1")),)
+
+
+@pytest.mark.parametrize(
+    ("count", "waits"),
+    [
+        pytest.param(1, [(1, 1)], id="itself"),
+        pytest.param(2, [(2, 1), (1, 2)], id="each other"),
+        pytest.param(3, [(3, 1), (2, 3), (1, 2)], id="three"),
+    ],
+)
+def test_a_circle_in_a_chain_ends_waiting(count: int, waits: list[tuple[int, int]]) -> None:
+    """For each other, so that the circle is seen; what is outside of it goes on."""
+    circle = [
+        row(number, "deal", "add", {"x": ref("deal", f"d-{number % count + 1}")}, key=f"d-{number}")
+        for number in range(1, count + 1)
+    ]
+    behind = row(9, "lead", "add", {"x": ref("deal", "d-1")})
+
+    planned = plan([*circle, behind, replace(ADD_OF_ACME, id=10)], known(), chained=True)
+
+    assert sent(planned) == [(10,)]
+    assert planned.waiting == (
+        *(Waiting(row_id=number, target=Ref("deal", f"d-{other}")) for number, other in waits),
+        Waiting(row_id=9, target=Ref("deal", "d-1")),
+    )
+
+
+def test_a_circle_that_is_broken_can_be_chained() -> None:
+    """The first add goes without, and the second takes its id."""
+    rows = [
+        row(1, "deal", "add", {"title": "A", "x": ref("company", "acme")}, key="d"),
+        row(2, "company", "add", {"title": "B", "y": ref("deal", "d")}, key="acme"),
+    ]
+
+    planned = plan(rows, replace(known(), cut={1: Ref("company", "acme")}), chained=True)
+
+    assert [(each.row_ids, each.sources) for each in planned.commands] == [((1,), ()), ((2,), (1,))]
+    assert planned.commands[0].remainder == {"x": ref("company", "acme")}
+
+
+BAD = row(2, "contact", "update", {"name": "B"}, key="unknown")
+
+
+def test_strict_looks_at_nothing_behind_a_refused_row() -> None:
+    """Here the lane is to stop."""
+    rows = [BAD, row(3, "contact", "add", {"name": "C"})]
+
+    planned = plan(rows, known(), strict=True)
+
+    assert [refused.row_id for refused in planned.refusals] == [2]
+    assert (planned.commands, planned.is_cut) == ((), True)
+
+
+def test_strict_sends_what_stands_before_a_refused_row_first() -> None:
+    """The row is met again when it is the first, and refused then."""
+    rows = [row(1, "contact", "add", {"name": "A"}), BAD, row(3, "contact", "add", {"name": "C"})]
+
+    whole, alone = plan(rows, known(), strict=True), plan(rows[:2], known(), strict=True)
+
+    for planned in (whole, alone):
+        assert (sent(planned), planned.refusals, planned.is_cut) == ([(1,)], (), True)
+
+
+def test_strict_leaves_what_has_ended_or_waits_before_a_refused_row() -> None:
+    """Neither keeps the refusal from being told."""
+    rows = [
+        replace(row(1, "contact", "add", {"name": "A"}), cancel_requested=True),
+        row(4, "deal", "add", {"companyId": ACME}),
+        BAD,
+    ]
+
+    planned = plan(rows, known(), strict=True)
+
+    assert [refused.row_id for refused in planned.refusals] == [2]
+    assert [closing.row_id for closing in planned.closing] == [1]
+    assert [waits.row_id for waits in planned.waiting] == [4]
+    assert not planned.is_cut
+
+
+def test_strict_changes_nothing_where_nothing_is_refused() -> None:
+    """Nor does it cut anything."""
+    rows = [row(1, "contact", "add", {"name": "A"}), row(3, "lead", "add", {"title": "C"})]
+
+    planned = plan(rows, known(), strict=True)
+
+    assert planned == plan(rows, known())
+    assert not planned.is_cut
+
+
+def test_strict_stops_at_a_row_whose_parent_is_refused() -> None:
+    """The parent is what a person has to look at."""
+    rows = [
+        DEAL_OF_ACME,
+        row(2, "company", "add", {"title": "\0"}, key="acme"),
+        row(3, "lead", "add", {"a": 1}),
+    ]
+
+    planned = plan(rows, known(), chained=True, strict=True)
+
+    assert [refused.row_id for refused in planned.refusals] == [2]
+    assert [waits.row_id for waits in planned.waiting] == [1]
+    assert (planned.commands, planned.is_cut) == ((), True)
+
+
+A, B, C, D = (Ref("deal", key) for key in "abcd")
+
+
+def waits_of(*pairs: tuple[Ref, Ref]) -> dict[tuple[str, str], Ref]:
+    """Say who waits for whom."""
+    return {(waiter.kind, waiter.key): target for waiter, target in pairs}
+
+
+@pytest.mark.parametrize(
+    ("waits", "circle"),
+    [
+        pytest.param(waits_of(), (), id="waits for nobody"),
+        pytest.param(waits_of((A, A)), (A,), id="itself"),
+        pytest.param(waits_of((A, B)), (), id="somebody who is on the way"),
+        pytest.param(waits_of((A, B), (B, A)), (A, B), id="each other"),
+        pytest.param(waits_of((A, B), (B, C), (C, A)), (A, B, C), id="three"),
+        pytest.param(waits_of((A, B), (B, C), (C, B)), (), id="a circle further on"),
+        pytest.param(waits_of((A, B), (B, B)), (), id="one who waits for itself"),
+        pytest.param(waits_of((D, A), (A, B), (B, A)), (A, B), id="with somebody behind"),
+    ],
+)
+def test_a_circle_is_what_leads_back_to_its_beginning(
+    waits: Mapping[tuple[str, str], Ref], circle: tuple[Ref, ...]
+) -> None:
+    """Who waits for a circle without being in it is no part of it."""
+    assert circle_of(A, waits) == circle
+
+
+def test_kinds_tell_entities_of_one_key_apart() -> None:
+    """A deal and a contact of one key are two."""
+    other = Ref("contact", "a")
+
+    assert circle_of(A, waits_of((A, other), (other, A))) == (A, other)
+    assert circle_of(A, waits_of((A, other))) == ()
+
+
+def test_a_circle_is_spelled_from_its_beginning_to_its_beginning() -> None:
+    """So that people see it close."""
+    assert spelled((A,)) == "deal a -> deal a"
+    assert spelled((A, Ref("contact", "b"), C)) == "deal a -> contact b -> deal c -> deal a"
+
+
+def _nested(value: object, levels: int) -> object:
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+wild_texts = st.text(st.characters(), max_size=6) | st.sampled_from(
+    ["$ref", "$result[r0]", "", " ", "a.b", "a[b", "\0", "\ud800", "originId", "ID", "kind", "key"]
+)
+kind_names = st.sampled_from(["contact", "company", "crm.deal", "user", "stock"])
+keys = st.sampled_from([f"k-{number}" for number in range(6)])
 leaves = (
     st.none()
     | st.booleans()
@@ -960,10 +879,11 @@ leaves = (
     | wild_texts
     | st.just(10**2000)
     | st.builds(
-        lambda kind, key: {"$ref": {"kind": kind, "key": key}},
-        st.sampled_from(["company", "contact", "address", "nothing", 7]),
-        st.sampled_from(["acme", "k-1", "", None]),
+        ref,
+        kind_names | st.sampled_from(["address", "nothing", 7]),
+        keys | st.sampled_from(["", None]),
     )
+    | st.builds(ref, kind_names, keys)
 )
 trees = st.recursive(
     leaves,
@@ -974,76 +894,192 @@ trees = st.recursive(
     ),
     max_leaves=8,
 )
-parts = st.none() | st.dictionaries(wild_texts, trees, max_size=4) | trees
+harmless = st.sampled_from(["A", "B", 1, ["+1"], {"PHONE": ["+1"]}]) | st.builds(
+    ref, kind_names, keys
+)
+names = st.sampled_from(["name", "title", "x", "fm", "PHONE"])
+parts = (
+    st.none()
+    | st.dictionaries(wild_texts, trees, max_size=4)
+    | st.dictionaries(names, harmless, max_size=3)
+    | st.dictionaries(names, harmless, min_size=1, max_size=3)
+    | trees
+)
 hostile_rows = st.builds(
     Row,
     id=st.just(1),
     portal=st.just("default"),
     lane=st.just(0),
-    kind=st.sampled_from(
-        ["contact", "crm.deal", "user", "address", "list_element", "task.comment", "stock", "shelf"]
-    )
+    kind=kind_names
+    | kind_names
+    | st.sampled_from(["address", "list_element", "task.comment", "shelf"])
     | st.sampled_from(["call", "item:5", "product_rows", "nothing"]),
-    key=st.sampled_from(["k-1", "k-2", "acme"]),
+    key=st.just("k-0"),
     operation=st.sampled_from(Operation),
     fields=parts,
-    params=parts,
+    params=st.none() | parts,
     method=st.none() | st.sampled_from(["crm.item.get", "batch", "a b", ""]),
     generation=st.integers(0, 3),
-    expires_at_ms=st.none() | st.sampled_from([0, NOW_MS + 1]),
-    cancel_requested=st.booleans(),
+    expires_at_ms=st.none() | st.none() | st.sampled_from([0, NOW_MS + 1]),
+    cancel_requested=st.sampled_from([False, False, False, True]),
+    mergeable=st.sampled_from([True, True, False]),
+)
+DENIED = Fault(code="ACCESS_DENIED", text="no", kind=FaultKind.FORBIDDEN)
+every_key = [f"k-{number}" for number in range(6)]
+EVERYTHING_READ = Facts(
+    records={("contact", key): {} for key in every_key},
+    matches={("company", key): () for key in every_key},
+    failures={("user", key): DENIED for key in every_key},
 )
 surroundings = st.sampled_from(
     [
         known(),
-        known(*(link(kind) for kind in ("contact", "crm.deal", "user", "stock", "shelf"))),
-        known(link("company", "8", key="acme"), link("contact", None, generation=1)),
+        known(
+            *(
+                link(kind, key=key)
+                for kind in ("contact", "crm.deal", "user", "stock", "shelf")
+                for key in ("k-0", "k-1", "k-3")
+            )
+        ),
+        known(link("company", "8", key="k-2"), link("contact", None, key="k-0")),
+        known(replace(link("contact", None, key="k-1"), state=LinkState.DOUBT)),
         known(link("user"), blocked={"user.update": NOW_MS + 1, "crm.item.add": NOW_MS + 1}),
+        known(link("contact"), facts=EVERYTHING_READ, policy=Policy(match="title", verify=True)),
+        known(
+            replace(link("contact"), sent=fingerprints({"name": "A"})),
+            policy=Policy(match="marker", skip_unchanged=True, orphans=Orphans.BURY),
+        ),
+        replace(
+            known(policy=Policy(orphans=Orphans.BURY)),
+            lost={("company", key): "it" for key in every_key},
+            cut={0: Ref("contact", "k-1"), 1: Ref("company", "k-0")},
+        ),
     ]
 )
+Followers = Mapping[int, Sequence[Row]]
 
 
-def _nested(value: object, levels: int) -> object:
-    for _ in range(levels):
-        value = {"a": [value]}
-    return value
+@st.composite
+def claimed(draw: st.DrawFn) -> tuple[list[Row], Followers]:
+    """Rows of as many entities, and rows that stand behind some of them."""
+    heads: list[Row] = []
+    followers: dict[int, list[Row]] = {}
+    for number in range(draw(st.integers(0, 6))):
+        head = replace(draw(hostile_rows), id=number, key=f"k-{number}")
+        heads.append(head)
+        behind = draw(st.lists(hostile_rows, max_size=2))
+        followers[number] = [
+            replace(each, id=10 * number + place, kind=head.kind, key=head.key)
+            for place, each in enumerate(behind, start=10)
+        ]
+    return heads, followers
 
 
-@given(st.lists(hostile_rows, max_size=6), surroundings)
+def places(planned: Plan, rows: Sequence[Row]) -> list[int]:
+    """Tell every row that the plan names, as often as it names it."""
+    by_entity = {(each.kind, each.key): each.id for each in rows}
+    return [
+        *(row_id for command in planned.commands for row_id in command.row_ids),
+        *(refusal.row_id for refusal in planned.refusals),
+        *(waits.row_id for waits in planned.waiting),
+        *(rests.row_id for rests in planned.postponed),
+        *(row_id for each in planned.closing for row_id in (each.row_id, *each.merged)),
+        *(by_entity[question.kind, question.key] for question in planned.questions),
+    ]
+
+
+@given(rows=claimed(), around=surroundings, chained=st.booleans())
 def test_every_row_is_in_exactly_one_part_of_the_plan(
-    rows: list[Row], around: Surroundings
+    rows: tuple[list[Row], Followers], around: Surroundings, *, chained: bool
 ) -> None:
     """Whatever plain SQL has written, nothing is raised, lost or doubled."""
-    numbered = [replace(each, id=number) for number, each in enumerate(rows)]
+    heads, followers = rows
+    behind = {each.id for later in followers.values() for each in later}
 
-    planned = plan(numbered, around)
+    planned = plan(heads, around, followers=followers, chained=chained)
 
-    sent = [row_id for each in planned.commands for row_id in each.row_ids]
-    aside = [
-        each.row_id
-        for part in (planned.refusals, planned.waiting, planned.postponed, planned.closing)
-        for each in part
-    ]
-    assert sorted(sent + aside) == list(range(len(rows)))
-    assert sent == sorted(sent)
+    named = places(planned, heads)
+    assert len(set(named)) == len(named)
+    assert [each.id for each in heads] == sorted(set(named) - behind)
     assert all(each.query.isascii() for each in planned.commands)
+    assert not planned.is_cut
 
 
-@given(st.lists(hostile_rows, max_size=6), surroundings)
-def test_the_same_rows_are_planned_the_same(rows: list[Row], around: Surroundings) -> None:
+@given(rows=claimed(), around=surroundings)
+def test_commands_keep_the_order_of_the_rows(
+    rows: tuple[list[Row], Followers], around: Surroundings
+) -> None:
+    """Where none takes the id of another, and the rows in each command too."""
+    heads, followers = rows
+
+    planned = plan(heads, around, followers=followers)
+
+    first = [row_ids[0] for row_ids in sent(planned)]
+    assert first == sorted(first)
+    for command in planned.commands:
+        assert list(command.row_ids) == sorted(command.row_ids)
+        assert (
+            command.row_ids[1:]
+            == tuple(each.id for each in followers[command.row_ids[0]])[: len(command.row_ids) - 1]
+        )
+        assert command.sources == ()
+
+
+@given(rows=claimed(), around=surroundings)
+def test_a_chained_plan_is_always_one_that_can_be_sent(
+    rows: tuple[list[Row], Followers], around: Surroundings
+) -> None:
+    """Sources stand before what takes from them, and only what takes says so."""
+    heads, followers = rows
+
+    planned = plan(heads, around, followers=followers, chained=True)
+
+    left: tuple[Command, ...] = planned.commands
+    while left:
+        batch, left = compose(left, halt=True)
+        assert len(batch.commands) >= 1
+    for command in planned.commands:
+        assert not (command.sources and command.alone)
+        assert bool(command.sources or command.alone) == ("$result[" in unquote(command.query))
+
+
+@given(rows=claimed(), around=surroundings, chained=st.booleans())
+def test_a_strict_plan_is_the_beginning_of_the_plan(
+    rows: tuple[list[Row], Followers], around: Surroundings, *, chained: bool
+) -> None:
+    """Up to the first refusal, which is told only where nothing can be sent before it."""
+    heads, followers = rows
+
+    whole = plan(heads, around, followers=followers, chained=chained)
+    strict = plan(heads, around, followers=followers, chained=chained, strict=True)
+
+    assert whole.commands[: len(strict.commands)] == strict.commands
+    assert strict.refusals in ((), whole.refusals[: len(strict.refusals)])
+    assert not (strict.commands and strict.refusals)
+    assert strict.is_cut or strict == whole
+    assert bool(whole.refusals) == bool(strict.refusals or strict.is_cut)
+
+
+@given(rows=claimed(), around=surroundings, chained=st.booleans())
+def test_the_same_rows_are_planned_the_same(
+    rows: tuple[list[Row], Followers], around: Surroundings, *, chained: bool
+) -> None:
     """A plan depends on nothing but its arguments, and changes none of them."""
-    first = repr(rows)
+    heads, followers = rows
+    first = repr((heads, followers, around))
 
-    plans = [plan(rows, around), plan(rows, around)]
+    plans = [plan(heads, around, followers=followers, chained=chained) for _ in range(2)]
 
     assert plans[0] == plans[1]
-    assert repr(rows) == first
+    assert repr((heads, followers, around)) == first
 
 
-@given(st.lists(hostile_rows, max_size=6))
-def test_a_refusal_can_be_stored_in_any_database(rows: list[Row]) -> None:
+@given(rows=claimed(), around=surroundings)
+def test_a_refusal_can_be_stored_in_any_database(
+    rows: tuple[list[Row], Followers], around: Surroundings
+) -> None:
     """Neither field nor reason holds NUL or half a character, and both say something."""
-    planned = plan(rows, known())
+    planned = plan(rows[0], around)
 
     for each in planned.refusals:
         said = f"{each.field} {each.reason}"
@@ -1060,27 +1096,3 @@ def test_links_can_be_asked_for_in_any_database(rows: list[Row]) -> None:
 
     for pair in needed:
         assert all("\0" not in text.encode().decode() for text in pair)
-
-
-@pytest.mark.parametrize("operation", [Operation.ADD, Operation.UPSERT, Operation.DELETE])
-@pytest.mark.parametrize("state", [LinkState.DOUBT, LinkState.CONFLICT])
-def test_an_entity_whose_record_is_unclear_is_never_made_again(
-    operation: Operation, state: LinkState
-) -> None:
-    """A record that exists under an unknown id, or another key's id, waits for a person."""
-    row = Row(
-        id=1,
-        portal="main",
-        lane=0,
-        kind="contact",
-        key="c-1",
-        operation=operation,
-        fields=None if operation is Operation.DELETE else {"name": "Ann"},
-        params=None,
-    )
-    link = Link(kind="contact", key="c-1", remote_id=None, state=state)
-
-    made = plan([row], Surroundings(links={("contact", "c-1"): link}))
-
-    assert [refusal.code for refusal in made.refusals] == ["link_unclear"]
-    assert made.commands == ()

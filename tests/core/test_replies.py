@@ -26,7 +26,7 @@ from b24sync.core.model import (
     Skipped,
     Unknown,
 )
-from b24sync.core.replies import interpret, method_times, unanswered, whole_fault
+from b24sync.core.replies import answers, interpret, method_times, unanswered, whole_fault
 
 REPLIES = Path(__file__).parent.parent / "replies"
 
@@ -712,6 +712,94 @@ def test_times_of_the_wrong_shape_spoil_no_outcome() -> None:
     )
 
 
+UPDATE_ITEM = replace(UPDATE, kind="item:1036", method="crm.item.update", gone=DELETE.gone)
+NOT_FOUND = {"error": "NOT_FOUND", "error_description": "Item not found"}
+
+
+@pytest.mark.parametrize(
+    ("command", "entry", "is_gone"),
+    [
+        pytest.param(UPDATE_ITEM, NOT_FOUND, True, id="the record"),
+        pytest.param(
+            UPDATE_ITEM,
+            {"error": "NOT_FOUND", "error_description": "Smart process not found"},
+            False,
+            id="its type",
+        ),
+        pytest.param(
+            UPDATE_ITEM,
+            {"error": "ACCESS_DENIED", "error_description": "Item not found"},
+            False,
+            id="another complaint",
+        ),
+        pytest.param(UPDATE, NOT_FOUND, False, id="a kind that cannot tell"),
+        pytest.param(replace(ITEM_ADD, gone=DELETE.gone), NOT_FOUND, False, id="an add"),
+        pytest.param(replace(UPDATE_ITEM, operation=Operation.CALL), NOT_FOUND, False, id="a call"),
+    ],
+)
+def test_an_update_of_a_missing_record_is_told_apart_from_other_refusals(
+    command: Command, entry: object, *, is_gone: bool
+) -> None:
+    """By the kind's own patterns alone: what follows may be a new record."""
+    (in_batch,) = interpret(batch(command), complaint(entry))
+    (by_itself,) = interpret(alone(command), Reply(status=400, body=entry))
+
+    for outcome in (in_batch, by_itself):
+        assert isinstance(outcome, Rejected)
+        assert outcome.is_gone is is_gone
+
+
+def test_a_missing_record_that_is_deleted_is_no_refusal() -> None:
+    """The delete is done."""
+    assert interpret(batch(DELETE), complaint(NOT_FOUND)) == (Applied(was_gone=True),)
+
+
+def test_answers_are_given_as_they_came_in_the_order_of_the_batch() -> None:
+    """Whatever they are; what was refused or passed over has none."""
+    sent = batch(ADD, UPDATE, DELETE, ITEM_ADD)
+    sections = {
+        "result": {"c3": {"item": {"id": 4}}, "c0": [{"ID": "1"}], "x": 7},
+        "result_error": {"c1": NOT_FOUND},
+    }
+
+    told = answers(sent, Reply(status=200, body={"result": sections}))
+
+    assert told == ([{"ID": "1"}], None, None, {"item": {"id": 4}})
+
+
+@pytest.mark.parametrize("answer_itself", [None, False, 0, [], {}, "text", {"item": {"id": 4}}])
+def test_an_answer_may_be_of_every_type(answer_itself: object) -> None:
+    """In a batch and by itself."""
+    told = answers(batch(ADD), answer(answer_itself))
+    told_alone = answers(alone(ADD), Reply(status=200, body={"result": answer_itself}))
+
+    assert told == told_alone == (answer_itself,)
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        pytest.param(reply("all_failed"), id="all refused"),
+        pytest.param(reply("query_limit"), id="the request refused"),
+        pytest.param(reply("both"), id="contradiction"),
+        pytest.param(reply("html"), id="gateway page"),
+        pytest.param(reply("no_sections"), id="no sections"),
+        pytest.param(Reply(status=200, body={"result": []}), id="a list"),
+        pytest.param(
+            Reply(status=302, body={"result": {"result": {"c0": 46}}}), id="a redirect's page"
+        ),
+    ],
+)
+def test_where_nothing_was_answered_there_are_no_answers(recorded: Reply) -> None:
+    """Still one place for each command."""
+    assert answers(batch(ADD, UPDATE, UPDATE), recorded) == (None, None, None)
+
+
+def test_a_command_refused_by_itself_has_no_answer() -> None:
+    """The complaint is told elsewhere."""
+    assert answers(alone(ADD), reply("single_denied")) == (None,)
+
+
 words = st.sampled_from(
     [
         "result",
@@ -777,8 +865,15 @@ def test_whatever_comes_back_there_is_one_outcome_per_command(
     outcomes = interpret(sent, came_back)
     whole = whole_fault(sent, came_back)
     times = method_times(sent, came_back)
+    told = answers(sent, came_back)
 
-    assert len(outcomes) == len(sent.commands)
+    assert len(outcomes) == len(told) == len(sent.commands)
+    assert all(
+        answered is None
+        or isinstance(outcome, Applied)
+        or outcome == Unknown(reason="contradiction")
+        for answered, outcome in zip(told, outcomes, strict=True)
+    )
     for fault in (whole, *(getattr(outcome, "fault", None) for outcome in outcomes)):
         assert fault is None or len(fault.text.encode()) <= 4 * 2000
     assert set(times) <= {command.method for command in sent.commands}

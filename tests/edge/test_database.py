@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -404,3 +405,32 @@ def _chores(engine: Engine) -> list[tuple[object, ...]]:
             select(chore.name, chore.token, chore.last_run_at).order_by(chore.name)
         )
         return [tuple(row) for row in rows]
+
+
+def test_fractions_are_read_and_written_digit_by_digit(engine: Engine) -> None:
+    """What plain SQL wrote can be copied to a result, though JSON of Python has no such number."""
+    with writing(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO b24sync_outbox (kind, entity_key, operation, fields, headers) "
+                """VALUES ('contact', 'k', 'upsert', '{"sum": 0.10}', '{"weight": 1.5}')"""
+            )
+        )
+        read = connection.execute(select(tables.outbox.c.fields, tables.outbox.c.headers)).one()
+        connection.execute(update(tables.outbox).values(headers=read.headers))
+        again = connection.scalar(select(tables.outbox.c.headers))
+
+    assert read.headers == {"weight": Decimal("1.5")}
+    assert again == {"weight": "1.5"}
+
+
+def test_a_document_that_is_a_lone_number_is_read_as_one(engine: Engine) -> None:
+    """SQLite stores it as a number; it is no object of fields, which the plan says."""
+    with writing(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO b24sync_outbox (kind, entity_key, operation, fields) "
+                "VALUES ('contact', 'k', 'upsert', '5')"
+            )
+        )
+        assert connection.scalar(select(tables.outbox.c.fields)) == 5

@@ -1,5 +1,6 @@
 """Dead letters: a replay is a new row at the end of its entity's order, and happens once."""
 
+from decimal import Decimal
 from functools import partial
 
 import pytest
@@ -67,6 +68,16 @@ def test_a_replay_is_a_fresh_row_with_the_same_content(engine: Engine) -> None:
     assert (row["priority"], bool(row["mergeable"])) == (3, False)
     assert (row["state"], row["attempts"], row["deliveries"]) == ("ready", 0, 0)
     assert (row["first_error"], row["due_at"]) == (None, 0)
+
+
+def test_a_replay_says_the_same_numbers(engine: Engine) -> None:
+    """Fractions are as exact as they were written, and no obstacle."""
+    replay(engine, add_dead(engine, fields={"opportunity": 1250.5, "parts": [0.1, 3]}))
+
+    assert one(engine, tables.outbox)["fields"] == {
+        "opportunity": Decimal("1250.5"),
+        "parts": [Decimal("0.1"), 3],
+    }
 
 
 def test_a_replayed_letter_names_its_row_and_is_closed(engine: Engine) -> None:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from b24sync.core.limits import Bucket
-from b24sync.core.model import Fault, FaultKind, PortalState
+from b24sync.core.model import Fault, FaultKind, HaltMode, PortalState
 from b24sync.edge import lanes, tables, tenants
 from b24sync.edge.database import transact, writing
 from b24sync.edge.lanes import Lane
@@ -544,3 +544,139 @@ def test_the_database_counts_the_time_of_a_lease(engine: Engine) -> None:
     assert kept
     assert isinstance(until, int)
     assert 0 < until - database_now(engine) <= 5_000
+
+
+def _stopped(engine: Engine, state: str = "held", **values: object) -> tuple[Lane, int]:
+    """A lane that stands still for a row, as its last owner left it."""
+    add_portal(engine, next_due_at=0)
+    (row_id,) = add_rows(engine, "bad", state=state, **values)
+    add_rows(engine, "good")
+    mine = taken(engine)
+    with writing(engine) as connection:
+        lanes.stop(connection, mine, row_id)
+    _release(engine, mine)
+    return mine, row_id
+
+
+@pytest.mark.parametrize(
+    ("state", "values"),
+    [
+        pytest.param("held", {}, id="held"),
+        pytest.param("doubt", {"batch_id": 1, "cmd_no": 0, "due_at": 10**15}, id="in doubt"),
+    ],
+)
+def test_a_lane_that_stands_still_is_neither_due_nor_taken(
+    engine: Engine, state: str, values: dict[str, object]
+) -> None:
+    """However many rows wait, and however often somebody rings."""
+    _, row_id = _stopped(engine, state, **values)
+
+    _wake(engine)
+
+    assert maybe_taken(engine) is None
+    with writing(engine) as connection:
+        assert (lanes.due(connection), lanes.next_due_ms(connection)) == (0, None)
+    assert _lane(engine)["stopped_by"] == row_id
+
+
+@pytest.mark.parametrize("left", ["ready", "gone"])
+def test_a_lane_goes_on_with_the_row_that_it_stood_still_for(engine: Engine, left: str) -> None:
+    """However that came about: nobody has to touch the lane."""
+    _, row_id = _stopped(engine)
+    if left == "ready":
+        change(engine, tables.outbox, {"state": "ready"}, id=row_id)
+    else:
+        with writing(engine) as connection:
+            connection.execute(tables.outbox.delete().where(tables.outbox.c.id == row_id))
+
+    with writing(engine) as connection:
+        assert lanes.due(connection) == 1
+    mine = taken(engine)
+    with writing(engine) as connection:
+        still = lanes.stands_still(connection, mine)
+
+    assert (mine.stopped_by, still) == (row_id, False)
+    assert _lane(engine)["stopped_by"] is None
+
+
+def test_an_owner_finds_out_that_its_lane_stands_still_again(engine: Engine) -> None:
+    """The row was held again after the lane was taken; the stop stays."""
+    _, row_id = _stopped(engine)
+    change(engine, tables.outbox, {"state": "ready"}, id=row_id)
+    mine = taken(engine)
+    change(engine, tables.outbox, {"state": "held"}, id=row_id)
+
+    with writing(engine) as connection:
+        still = lanes.stands_still(connection, mine)
+
+    assert still
+    assert _lane(engine)["stopped_by"] == row_id
+
+
+def test_a_lane_that_never_stood_still_is_not_asked_about(engine: Engine) -> None:
+    """Another owner's stop is not this one's to forget."""
+    add_portal(engine, next_due_at=0)
+    mine = taken(engine)
+    change(engine, tables.lane, {"stopped_by": 99})
+
+    with writing(engine) as connection:
+        assert not lanes.stands_still(connection, mine)
+
+    assert _lane(engine)["stopped_by"] == 99
+
+
+def test_rows_go_first_until_others_do(engine: Engine) -> None:
+    """The next owner gets them in their order; each word replaces the one before."""
+    add_portal(engine, next_due_at=0)
+    mine = taken(engine)
+    found: list[tuple[int, ...]] = []
+    for rows in ([7, 3, 5], [], [9]):
+        with writing(engine) as connection:
+            lanes.put_first(connection, mine, rows)
+        _release(engine, mine)
+        change(engine, tables.lane, {"next_due_at": 0})
+        mine = taken(engine)
+        found.append(mine.first_rows)
+
+    assert found == [(7, 3, 5), (), (9,)]
+
+
+def test_rows_that_go_first_after_a_rest_let_nobody_go_before(engine: Engine) -> None:
+    """The whole lane waits for them, without a strike against the portal."""
+    add_portal(engine, next_due_at=0)
+    add_rows(engine, "k")
+    mine = taken(engine)
+    with writing(engine) as connection:
+        lanes.put_first(connection, mine, [1], rest_ms=60_000)
+    _release(engine, mine)
+
+    _wake(engine)
+
+    assert maybe_taken(engine) is None
+    lane = _lane(engine)
+    assert (lane["breaker"], lane["fail_streak"]) == ("closed", 0)
+    until = lane["breaker_until"]
+    assert isinstance(until, int)
+    assert 50_000 < until - database_now(engine) <= 60_000
+
+
+@pytest.mark.parametrize(
+    ("policy", "halt"),
+    [
+        (None, HaltMode.INDEPENDENT),
+        ({}, HaltMode.INDEPENDENT),
+        ({"halt": "chain"}, HaltMode.CHAIN),
+        ({"halt": "strict"}, HaltMode.STRICT),
+        ({"halt": "independent"}, HaltMode.INDEPENDENT),
+        ({"halt": "STRICT"}, HaltMode.INDEPENDENT),
+        ({"halt": 1}, HaltMode.INDEPENDENT),
+        (["strict"], HaltMode.INDEPENDENT),
+    ],
+)
+def test_a_portal_says_its_halt_mode_by_its_policy(
+    engine: Engine, policy: object, halt: HaltMode
+) -> None:
+    """What nobody understands is as if nothing were said."""
+    add_portal(engine, policy=policy)
+
+    assert _tenant(engine).halt is halt

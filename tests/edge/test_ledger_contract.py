@@ -4,11 +4,11 @@ Every event is tried on a row, and on a batch, of every state. Which of them are
 the table; what a move leaves behind is written here by hand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, Engine, delete
+from sqlalchemy import Connection, Engine, RowMapping, delete, select
 
 from b24sync.core.lifecycle import BATCH_MOVES, ROW_MOVES, BatchEvent, RowEvent
 from b24sync.core.model import (
@@ -28,8 +28,9 @@ from b24sync.core.model import (
 from b24sync.core.settlement import Settlement
 from b24sync.edge import lanes, ledger, settling, tables
 from b24sync.edge.database import writing
-from b24sync.edge.guards import Raced
+from b24sync.edge.guards import Raced, row_of
 from b24sync.edge.lanes import Lane
+from b24sync.edge.ledger import Heads
 from b24sync.edge.waiting import hold, postpone, release_parked, release_waiting
 from tests.house import (
     Found,
@@ -41,6 +42,7 @@ from tests.house import (
     one,
     rows_in,
     rows_of,
+    states,
     taken,
 )
 
@@ -85,17 +87,18 @@ def _batch_of(*row_ids: int) -> Batch:
         )
         for row_id in row_ids
     )
-    return Batch(labels=tuple(f"c{n}" for n in range(len(commands))), commands=commands)
+    return Batch(labels=tuple(command.label for command in commands), commands=commands)
 
 
 def _claim(connection: Connection, mine: Lane, row_id: int, _batch_id: int) -> None:
     ledger.journal(connection, mine, _batch_of(row_id), {row_id: _row(row_id)}, digest="")
 
 
-def _park(connection: Connection, mine: Lane, row_id: int, _batch_id: int) -> None:
+def _park(connection: Connection, mine: Lane, row_id: int, batch_id: int) -> None:
     add_row(connection, "k", id=row_id - 1)
     ledger.read_heads(connection, mine, limit=50)
     connection.execute(delete(tables.outbox).where(tables.outbox.c.id == row_id - 1))
+    _settle(connection, batch_id, _settlement(row_id, requeue_ms=0, is_behind=True))
 
 
 def _release(connection: Connection, _mine: Lane, _row_id: int, _batch_id: int) -> None:
@@ -106,6 +109,13 @@ def _release(connection: Connection, _mine: Lane, _row_id: int, _batch_id: int) 
 
 def _hold(connection: Connection, _mine: Lane, row_id: int, _batch_id: int) -> None:
     hold(connection, [Waiting(row_id=row_id, target=Ref("company", "parent"))])
+
+
+def _stop(connection: Connection, _mine: Lane, row_id: int, batch_id: int) -> None:
+    stopped = _settlement(
+        row_id, outcome=ResultOutcome.STOPPED, charged=True, stopped=True, error_code="BAD"
+    )
+    _settle(connection, batch_id, stopped)
 
 
 def _settle(connection: Connection, batch_id: int, settlement: Settlement) -> None:
@@ -137,6 +147,7 @@ ROW_ACTS: dict[RowEvent, Callable[[Connection, Lane, int, int], None]] = {
     RowEvent.HOLD: _hold,
     RowEvent.FINISH: _finish,
     RowEvent.REQUEUE: _requeue,
+    RowEvent.STOP: _stop,
     RowEvent.LOSE: _lose,
     RowEvent.CLOSE: _close,
 }
@@ -237,11 +248,15 @@ def test_an_owner_of_yesterday_writes_nothing(engine: Engine, mine: Lane) -> Non
     with writing(engine) as connection:
         kept = lanes.keep(connection, mine, lease_ms=60_000)
         lanes.open_batch(connection, mine, 77)
+        lanes.stop(connection, mine, row_id)
+        lanes.put_first(connection, mine, [row_id], rest_ms=60_000)
+        stood = lanes.stands_still(connection, replace(mine, stopped_by=row_id))
         lanes.strike(connection, mine, rest_ms=60_000)
         lanes.release(connection, mine, served=50)
         lanes.release(connection, mine, served=50, rest_ms=60_000)
 
     assert not kept
+    assert stood
     assert (one(engine, tables.lane), rows_of(engine, tables.outbox)) == before
     assert row_id
 
@@ -276,6 +291,52 @@ def test_journalling_puts_exactly_these_rows_into_the_batch(engine: Engine, mine
     assert {row["attempts"] for row in found.values()} == {1}
 
 
+def test_rows_that_go_as_one_have_one_place_in_the_batch(engine: Engine, mine: Lane) -> None:
+    """The first of them is ready, the others stand behind it; all are delivered together."""
+    first, alone, second, third = add_rows(engine, "a", "b", "a", "a")
+    change(engine, tables.outbox, {"state": "parked"}, id=second)
+    single, merged = _batch_of(alone, first).commands
+    merged = replace(merged, row_ids=(first, second, third), lead=third)
+    batch = Batch(labels=("r2", "r1"), commands=(single, merged))
+
+    with writing(engine) as connection:
+        rows = {row_id: _row(row_id) for row_id in (first, alone, second, third)}
+        number = ledger.journal(connection, mine, batch, rows, digest="")
+
+    found = [(row["id"], row["cmd_no"]) for row in rows_of(engine, tables.outbox, batch_id=number)]
+    assert found == [(first, 1), (alone, 0), (second, 1), (third, 1)]
+    assert {(row["state"], row["deliveries"]) for row in rows_of(engine, tables.outbox)} == {
+        ("batched", 1)
+    }
+    plan = one(engine, tables.batch)["plan"]
+    assert list(plan) == ["r2", "r1"]
+    assert (plan["r1"]["rows"], plan["r1"]["lead"]) == ([first, second, third], third)
+
+
+@pytest.mark.parametrize("fate", ["held", "in another batch", "deleted"])
+def test_a_follower_that_changed_in_between_undoes_the_claim_too(
+    engine: Engine, mine: Lane, fate: str
+) -> None:
+    """It was said with the others, so without it they would say something else."""
+    first, second = add_rows(engine, "a", "a")
+    with writing(engine) as connection:
+        number = add_batch(connection, "sending")
+        if fate == "deleted":
+            connection.execute(delete(tables.outbox).where(tables.outbox.c.id == second))
+    if fate != "deleted":
+        place = {"state": "batched", "batch_id": number, "cmd_no": 0}
+        change(engine, tables.outbox, {"state": "held"} if fate == "held" else place, id=second)
+    (command,) = _batch_of(first).commands
+    batch = Batch(labels=("r1",), commands=(replace(command, row_ids=(first, second)),))
+    before = rows_of(engine, tables.outbox)
+    rows = {first: _row(first), second: _row(second)}
+
+    with pytest.raises(Raced), writing(engine) as connection:
+        ledger.journal(connection, mine, batch, rows, digest="")
+
+    assert rows_of(engine, tables.outbox) == before
+
+
 def test_the_journal_says_what_will_be_sent(engine: Engine, mine: Lane) -> None:
     """After a crash the batch row alone must tell which rows, which method and which marker."""
     (row_id,) = add_rows(engine, "a")
@@ -289,13 +350,16 @@ def test_the_journal_says_what_will_be_sent(engine: Engine, mine: Lane) -> None:
     assert (found["state"], found["lane_epoch"], found["n_commands"]) == ("journalled", 1, 1)
     assert found["request_hash"] == "fingerprint"
     assert found["plan"] == {
-        "c0": {
+        f"r{row_id}": {
             "method": "crm.item.add",
             "rows": [row_id],
             "kind": "contact",
             "key": f"k{row_id}",
             "operation": "add",
             "marker": f"contact:k{row_id}",
+            "lead": row_id,
+            "linked": False,
+            "repeatable": False,
         }
     }
 
@@ -436,10 +500,121 @@ def test_rows_are_read_by_priority_and_then_by_age(engine: Engine, mine: Lane) -
     (urgent,) = add_rows(engine, "urgent", priority=-1)
 
     with writing(engine) as connection:
-        heads, more = ledger.read_heads(connection, mine, limit=50)
+        heads = ledger.read_heads(connection, mine, limit=50)
 
-    assert [row.id for row in heads] == [urgent, first, second, low]
-    assert not more
+    assert [row.id for row in heads.rows] == [urgent, first, second, low]
+    assert heads == Heads(rows=heads.rows, followed=frozenset(), more=False)
+
+
+def test_rows_with_later_ones_behind_them_are_told_apart(engine: Engine, mine: Lane) -> None:
+    """Only of these the followers have to be read; what stands behind is parked, all of it."""
+    (followed, *_), (single,) = add_rows(engine, *["a"] * 70), add_rows(engine, "b")
+    (other,) = add_rows(engine, "c")
+    add_rows(engine, "c", state="held")
+    add_rows(engine, "c", portal="other")
+
+    with writing(engine) as connection:
+        heads = ledger.read_heads(connection, mine, limit=3)
+    with writing(engine) as connection:
+        rest = ledger.read_heads(connection, mine, limit=3, without=[followed])
+
+    assert ([row.id for row in heads.rows], heads.more) == ([followed], True)
+    assert heads.followed == {followed}
+    assert ([row.id for row in rest.rows], rest.more) == ([single, other], False)
+    assert rest.followed == {other}
+    assert states(engine) == {
+        "a": " ".join(["ready"] + ["parked"] * 69),
+        "b": "ready",
+        "c": "ready held ready",
+    }
+
+
+def test_rows_that_go_first_are_read_in_the_order_given(engine: Engine, mine: Lane) -> None:
+    """Whatever their priorities; those that are not ready, or not due, are passed over."""
+    a, b, c, d, e = add_rows(engine, "a", "b", "c", "d", "e")
+    change(engine, tables.outbox, {"priority": -1}, id=a)
+    change(engine, tables.outbox, {"state": "held"}, id=c)
+    change(engine, tables.outbox, {"due_at": 10**15}, id=d)
+
+    with writing(engine) as connection:
+        heads = ledger.read_heads(connection, mine, limit=50, only=[d, b, 999, c, a])
+
+    assert [row.id for row in heads.rows] == [b, a]
+    assert e not in {row.id for row in heads.rows}
+
+
+def _followers(engine: Engine, *heads: int) -> dict[int, list[int]]:
+    with writing(engine) as connection:
+        rows = [row_of(row) for row in _in_order(connection, heads)]
+        found = ledger.read_followers(connection, rows)
+    return {head: [row.id for row in rows] for head, rows in found.items()}
+
+
+def _in_order(connection: Connection, ids: tuple[int, ...]) -> Sequence[RowMapping]:
+    rows = select(tables.outbox).where(tables.outbox.c.id.in_(ids)).order_by(tables.outbox.c.id)
+    return connection.execute(rows).mappings().all()
+
+
+def test_the_followers_of_a_row_are_the_later_ones_of_its_entity(engine: Engine) -> None:
+    """Ready or parked, in their order; of other kinds, keys and portals none."""
+    a, b, *_ = add_rows(engine, "a", "b")
+    more = add_rows(engine, "a", "a", state="parked") + add_rows(engine, "a")
+    (of_b,) = add_rows(engine, "b", priority=-9)
+    add_rows(engine, "a", kind="deal")
+    add_rows(engine, "a", portal="other")
+
+    assert _followers(engine, a, b) == {a: more, b: [of_b]}
+    assert _followers(engine) == {}
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        pytest.param({"state": "held"}, id="held"),
+        pytest.param({"due_at": 10**15}, id="due later"),
+        pytest.param({"state": "doubt", "batch_id": 1, "cmd_no": 0}, id="in doubt"),
+        pytest.param({"state": "batched", "batch_id": 1, "cmd_no": 0}, id="in a batch"),
+    ],
+)
+def test_behind_a_row_that_may_not_move_nothing_follows(
+    engine: Engine, obstacle: dict[str, object]
+) -> None:
+    """Whoever stands behind it must not overtake it."""
+    head, follows = add_rows(engine, "a", "a")
+    add_rows(engine, "a", **obstacle)
+    add_rows(engine, "a", "a", state="parked")
+
+    assert _followers(engine, head) == {head: [follows]}
+
+
+def test_followers_are_read_up_to_a_bound_that_the_heads_share(
+    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim reads no more than fits its time and memory; the rest has its turn next."""
+    monkeypatch.setattr(ledger, "MOST_FOLLOWERS", 6)
+    a, b, *_ = add_rows(sqlite_engine, "a", "b", *["a"] * 9, *["b"] * 2)
+
+    assert _followers(sqlite_engine, a) == {a: [3, 4, 5, 6, 7, 8]}
+    assert _followers(sqlite_engine, a, b) == {a: [3, 4, 5], b: [12, 13]}
+
+
+def test_the_first_row_in_doubt_is_found_by_the_batches_of_its_lane(
+    engine: Engine, mine: Lane
+) -> None:
+    """Of this lane only, and while its batch is open."""
+    with writing(engine) as connection:
+        doubted = [add_batch(connection, state) for state in ("doubt", "sending", "answered")]
+        elsewhere = add_batch(connection, "doubt", code="other")
+        before = ledger.first_in_doubt(connection, mine)
+        for key, number in (("x", elsewhere), ("b", doubted[0]), ("a", doubted[0])):
+            portal = "other" if key == "x" else "default"
+            place = {"batch_id": number, "cmd_no": 0}
+            add_row(connection, key, state="doubt", portal=portal, **place)
+        add_row(connection, "c", state="batched", batch_id=doubted[1], cmd_no=0)
+        first = ledger.first_in_doubt(connection, mine)
+
+    assert before is None
+    assert first == one(engine, tables.outbox, entity_key="b")["id"]
 
 
 def test_only_due_rows_of_this_lane_and_these_kinds_are_read(engine: Engine, mine: Lane) -> None:
@@ -451,9 +626,9 @@ def test_only_due_rows_of_this_lane_and_these_kinds_are_read(engine: Engine, min
     add_rows(engine, "lane", lane=1)
 
     with writing(engine) as connection:
-        heads, _ = ledger.read_heads(connection, mine, limit=50, kinds=("contact",))
+        heads = ledger.read_heads(connection, mine, limit=50, kinds=("contact",))
 
-    assert [row.id for row in heads] == [wanted]
+    assert [row.id for row in heads.rows] == [wanted]
 
 
 def test_a_row_is_read_as_it_was_written(engine: Engine, mine: Lane) -> None:
@@ -475,7 +650,7 @@ def test_a_row_is_read_as_it_was_written(engine: Engine, mine: Lane) -> None:
             created_at=77,
         )
 
-        (row,), _ = ledger.read_heads(connection, mine, limit=50)
+        (row,) = ledger.read_heads(connection, mine, limit=50).rows
 
     assert row == Row(
         id=row_id,

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from b24sync.core.model import Batch, BatchState, Command, Operation, ResultOutcome, Row
+from b24sync.core.policies import Policy
 from b24sync.core.settlement import Settlement
 from b24sync.drain import Order, drain
 from b24sync.edge import lanes, ledger, tables
@@ -88,7 +89,7 @@ def _journalled(engine: Engine, *row_ids: int) -> tuple[Lane, int]:
         )
         for row_id in row_ids
     )
-    batch = Batch(labels=tuple(f"c{n}" for n in range(len(commands))), commands=commands)
+    batch = Batch(labels=tuple(command.label for command in commands), commands=commands)
     rows = {row_id: _row(row_id) for row_id in row_ids}
     with writing(engine) as connection:
         number = ledger.journal(connection, mine, batch, rows, digest="")
@@ -316,10 +317,14 @@ def test_an_older_row_that_commits_late_is_not_passed_over(engine: Engine) -> No
     assert endings(engine) == {newer: ["applied"], older: ["applied"]}
 
 
-def test_applications_write_while_workers_claim_and_nobody_deadlocks(engine: Engine) -> None:
+@pytest.mark.parametrize("merge", [True, False], ids=["merging", "one by one"])
+def test_applications_write_while_workers_claim_and_nobody_deadlocks(
+    engine: Engine, *, merge: bool
+) -> None:
     """Four writers at REPEATABLE READ on shared entities, two workers: every row ends once."""
     portal = ScriptedPortal(repeat(Clerk()))
-    world = world_of(engine, portal, slice_batches=3)
+    policies = {"*": Policy(merge=merge)}
+    world = world_of(engine, portal, slice_batches=3, policies=policies)
     users = engine.execution_options(isolation_level="REPEATABLE READ")
     ids: list[int] = []
     finished: list[bool] = []
@@ -342,6 +347,13 @@ def test_applications_write_while_workers_claim_and_nobody_deadlocks(engine: Eng
     in_threads([writes] * 4 + [works] * 2, within_s=2 * PATIENCE_S)
 
     assert len(ids) == 120
-    assert endings(engine) == {row_id: ["applied"] for row_id in ids}
+    found = endings(engine)
+    assert sorted(found) == sorted(ids)
+    assert all(len(outcomes) == 1 for outcomes in found.values())
     assert rows_of(engine, tables.outbox) == []
-    assert sum(len(asked.params["cmd"]) for asked in portal.asked) == 120
+    # Each command is the end of one row; the rows merged into it end with it.
+    applied = [row_id for row_id, outcomes in found.items() if outcomes == ["applied"]]
+    merged = [row_id for row_id, outcomes in found.items() if outcomes == ["merged"]]
+    assert sum(len(asked.params["cmd"]) for asked in portal.asked) == len(applied)
+    assert len(applied) + len(merged) == 120
+    assert bool(merged) is merge

@@ -1,14 +1,16 @@
 """Local entity to remote id, unique both ways."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import pytest
 from sqlalchemy import Engine
 
 from b24sync.core.model import Link, LinkState, Operation, ResultOutcome, Row
 from b24sync.core.settlement import Settlement
 from b24sync.edge import tables
 from b24sync.edge.database import reading, writing
-from b24sync.edge.links import read_links, remember
+from b24sync.edge.links import forget_sent, read_links, remember
 from tests.house import Found, add_rows, rows_of, states
 
 
@@ -151,3 +153,97 @@ def test_rows_that_waited_for_the_id_go_on_and_those_of_a_conflict_do_not(engine
     _remember(engine, _done("a", "46"), _done("b", "46"))
 
     assert states(engine) == {"child": "ready", "orphan": "held"}
+
+
+def _fingerprinted(engine: Engine, key: str, sent: Mapping[str, str] | None) -> None:
+    made = _done(key, "46")
+    _remember(engine, replace(made, fingerprints=sent))
+
+
+def test_what_an_add_said_is_remembered_with_its_id(engine: Engine) -> None:
+    """So that the same is not said again; nothing of it is kept where nobody asked for it."""
+    _fingerprinted(engine, "a", {"name": "f0"})
+    with writing(engine) as connection:
+        remember(connection, [_done("b", "47")], 1)
+
+    known = _known(engine, ("contact", "a"), ("contact", "b"))
+    assert known["contact", "a"].sent == {"name": "f0"}
+    assert known["contact", "b"].sent is None
+
+
+def _updated(key: str, sent: Mapping[str, str] | None, **values: object) -> Settlement:
+    updated = replace(_done(key, None, row_id=7), link_present=False, fingerprints=sent)
+    row = replace(updated.row, operation=Operation.UPDATE)
+    return replace(updated, row=row, **values)  # type: ignore[arg-type] # fields by name
+
+
+def test_what_an_update_said_takes_the_place_of_what_was_known(engine: Engine) -> None:
+    """The id stays; of an update that is not remembered, what was known stays too."""
+    _fingerprinted(engine, "a", {"name": "f0"})
+
+    _remember(engine, _updated("a", {"name": "f1", "post": "f2"}))
+    after = _known(engine, ("contact", "a"))["contact", "a"]
+    _remember(engine, _updated("a", None))
+    untouched = _known(engine, ("contact", "a"))["contact", "a"]
+    _remember(engine, _updated("a", {}))
+    forgotten = _known(engine, ("contact", "a"))["contact", "a"]
+
+    assert (after.remote_id, after.sent) == ("46", {"name": "f1", "post": "f2"})
+    assert untouched.sent == after.sent
+    assert (forgotten.remote_id, forgotten.sent) == ("46", None)
+    assert _links(engine)["a"]["last_outbox_id"] == 7
+
+
+@pytest.mark.parametrize(
+    ("unsure", "forgets"),
+    [
+        pytest.param({"in_doubt": True, "final": False}, True, id="in doubt"),
+        pytest.param({"operation": Operation.CALL}, True, id="a call about it"),
+        pytest.param(
+            {"operation": Operation.CALL, "final": False}, False, id="a call that did not happen"
+        ),
+        pytest.param({"operation": Operation.CALL, "kind": "call"}, False, id="a call of nobody's"),
+        pytest.param({"outcome": ResultOutcome.FAILED}, False, id="refused"),
+    ],
+)
+def test_what_may_have_been_written_otherwise_is_forgotten(
+    engine: Engine, unsure: dict[str, object], *, forgets: bool
+) -> None:
+    """The next update is sent, whatever it says."""
+    _fingerprinted(engine, "a", {"name": "f0"})
+    of_row = {"operation", "kind"}
+    own = {name: value for name, value in unsure.items() if name in of_row}
+    rest = {name: value for name, value in unsure.items() if name not in of_row}
+    settlement = _updated("a", None, **rest)
+    row = replace(settlement.row, **own)  # type: ignore[arg-type] # fields by name
+
+    _remember(engine, replace(settlement, row=row))
+
+    assert _known(engine, ("contact", "a"))["contact", "a"].sent == (
+        None if forgets else {"name": "f0"}
+    )
+
+
+def test_a_deleted_record_is_remembered_by_nothing_it_said(engine: Engine) -> None:
+    """Its next life begins with everything."""
+    _fingerprinted(engine, "a", {"name": "f0"})
+
+    _remember(engine, _done("a", "46", deleted=True))
+
+    assert _known(engine, ("contact", "a"))["contact", "a"].sent is None
+
+
+def test_forgetting_is_of_these_entities_only(engine: Engine) -> None:
+    """A neighbour in the batch keeps what it said."""
+    _remember(
+        engine,
+        replace(_done("a", "46"), fingerprints={"name": "f0"}),
+        replace(_done("b", "47"), fingerprints={"name": "f1"}),
+    )
+
+    with writing(engine) as connection:
+        forget_sent(connection, [_done("a", None).row])
+        forget_sent(connection, [])
+
+    known = _known(engine, ("contact", "a"), ("contact", "b"))
+    assert (known["contact", "a"].sent, known["contact", "b"].sent) == (None, {"name": "f1"})

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from functools import partial
 
+import pytest
 from sqlalchemy import Engine
 
-from b24sync.core.model import PortalState
+from b24sync.core.errors import SettingsError
+from b24sync.core.model import HaltMode, PortalState
 from b24sync.edge import lanes, portals, tables, tenants
 from b24sync.edge.database import reading, transact
 from b24sync.edge.portals import Address, Limits
@@ -131,3 +133,61 @@ def test_a_stored_credential_outweighs_the_setting(engine: Engine) -> None:
 
     assert not is_changed
     assert one(engine, tables.portal)["base_url"] == "https://acme.example"
+
+
+def set_halt(engine: Engine, halt: HaltMode | None) -> bool:
+    """Choose the halt mode of ``acme`` in a transaction of its own."""
+    return transact(engine, partial(portals.set_halt, code="acme", halt=halt))
+
+
+def test_a_chosen_halt_mode_is_what_the_lanes_owner_reads(engine: Engine) -> None:
+    """From the next time that the lane is taken on."""
+    add(engine)
+
+    is_known = set_halt(engine, HaltMode.STRICT)
+
+    with reading(engine) as connection:
+        tenant = tenants.tenant(connection, "acme")
+    assert is_known
+    assert tenant.halt is HaltMode.STRICT
+
+
+def test_a_choice_that_is_taken_back_leaves_nothing_behind(engine: Engine) -> None:
+    """The policy is then as if nobody had chosen."""
+    add(engine)
+    set_halt(engine, HaltMode.CHAIN)
+
+    set_halt(engine, None)
+
+    assert one(engine, tables.portal)["policy"] is None
+
+
+def test_what_else_a_policy_says_is_kept(engine: Engine) -> None:
+    """Numbers with a fraction, too, which the outbox reads as decimals."""
+    add(engine)
+    others = {"note": "ask Ann", "share": 0.5, "list": [1, {"a": None}]}
+    change(engine, tables.portal, {"policy": others}, code="acme")
+
+    set_halt(engine, HaltMode.STRICT)
+    chosen = one(engine, tables.portal)["policy"]
+    set_halt(engine, None)
+
+    assert chosen == others | {"halt": "strict"}
+    assert one(engine, tables.portal)["policy"] == others
+
+
+@pytest.mark.parametrize("policy", [["strict"], "strict"], ids=repr)
+def test_a_policy_that_is_no_object_is_left_as_it_is(engine: Engine, policy: object) -> None:
+    """Whoever wrote it meant something; it is not written over."""
+    add(engine)
+    change(engine, tables.portal, {"policy": policy}, code="acme")
+
+    with pytest.raises(SettingsError, match="that of the portal acme is no JSON object"):
+        set_halt(engine, HaltMode.STRICT)
+
+    assert one(engine, tables.portal)["policy"] == policy
+
+
+def test_a_halt_mode_for_no_portal_is_told(engine: Engine) -> None:
+    """An unknown code makes no portal by the way."""
+    assert not set_halt(engine, HaltMode.STRICT)

@@ -10,7 +10,7 @@ from b24sync.core.settlement import Settlement
 from b24sync.edge import tables
 from b24sync.edge.database import writing
 from b24sync.edge.guards import Raced
-from b24sync.edge.settling import set_aside, settle
+from b24sync.edge.settling import set_aside, settle, stop_refused
 from tests.house import add_batch, add_row, add_rows, database_now, endings, one, rows_of, states
 
 
@@ -386,3 +386,242 @@ def test_a_row_that_went_into_a_batch_meanwhile_is_not_ended(engine: Engine) -> 
 
     assert states(engine) == {"b": "ready", "a": "batched"}
     assert rows_of(engine, tables.result) == []
+
+
+def test_rows_that_went_as_one_end_each_with_a_result_of_its_own(engine: Engine) -> None:
+    """One command, one link, three results; the merged name the row that they went with."""
+    number, ids = _batch(engine, "a", "a", "a")
+    rows = [_row(row_id, "a") for row_id in ids]
+    merged = [
+        replace(
+            _applied(row, "46"),
+            outcome=ResultOutcome.MERGED,
+            merged_into=ids[0],
+            link_present=False,
+            duration_ms=None,
+        )
+        for row in rows[1:]
+    ]
+
+    _settle(engine, number, _applied(rows[0], "46"), *merged)
+
+    found = rows_of(engine, tables.result)
+    assert [(r["outbox_id"], r["outcome"], r["merged_into"]) for r in found] == [
+        (ids[0], "applied", None),
+        (ids[1], "merged", ids[0]),
+        (ids[2], "merged", ids[0]),
+    ]
+    assert {(r["final"], r["remote_id"], r["attempt"], r["cmd_no"]) for r in found} == {
+        (True, "46", 1, 0)
+    }
+    assert rows_of(engine, tables.outbox) == []
+    assert one(engine, tables.link)["remote_id"] == "46"
+    assert {r["outcome"]: r["n"] for r in rows_of(engine, tables.rollup)} == {
+        "applied": 1,
+        "merged": 2,
+    }
+
+
+def test_rows_that_go_back_as_one_stand_behind_the_first_of_them(engine: Engine) -> None:
+    """The first is ready after its delay, the others wait for it, and each remembers why."""
+    number, ids = _batch(engine, "a", "a", "a")
+    back = [
+        Settlement(
+            row=_row(row_id, "a"),
+            outcome=None if place else ResultOutcome.RETRIED,
+            method="crm.item.update",
+            cmd_no=0,
+            charged=True,
+            requeue_ms=60_000,
+            is_behind=place > 0,
+            error_code="SORRY",
+        )
+        for place, row_id in enumerate(ids)
+    ]
+
+    _settle(engine, number, *back)
+
+    assert states(engine) == {"a": "ready parked parked"}
+    rows = rows_of(engine, tables.outbox)
+    assert {(row["attempts"], row["last_error"], row["batch_id"]) for row in rows} == {
+        (1, "SORRY", None)
+    }
+    assert {row["due_at"] - database_now(engine) > 50_000 for row in rows} == {True}
+    assert [r["outbox_id"] for r in rows_of(engine, tables.result)] == ids[:1]
+
+
+def test_rows_that_are_parted_are_told_apart_where_they_were_parted(engine: Engine) -> None:
+    """At no charge: the one in the middle is not merged with those before it any more."""
+    number, ids = _batch(engine, "a", "a", "a", "a")
+    parted = [
+        Settlement(
+            row=_row(row_id, "a"),
+            outcome=None,
+            method="crm.item.update",
+            cmd_no=0,
+            requeue_ms=0,
+            is_behind=place > 0,
+            is_barrier=place == 2,
+            error_code="BAD",
+        )
+        for place, row_id in enumerate(ids)
+    ]
+
+    _settle(engine, number, *parted)
+
+    rows = rows_of(engine, tables.outbox)
+    assert states(engine) == {"a": "ready parked parked parked"}
+    assert [row["mergeable"] for row in rows] == [True, True, False, True]
+    assert {row["attempts"] for row in rows} == {0}
+    assert rows_of(engine, tables.result) == []
+
+
+def test_a_row_that_was_begun_goes_back_as_an_update_with_what_is_left(engine: Engine) -> None:
+    """The record is linked by then, and whoever waited for it goes on."""
+    number, (row_id,) = _batch(engine, "a", fields={"name": "Ann", "companyId": 1})
+    add_rows(engine, "child", state="held", waits_for="contact a")
+    remainder = {"companyId": {"$ref": {"kind": "company", "key": "acme"}}}
+    begun = replace(
+        _applied(_row(row_id, "a"), "46"),
+        outcome=ResultOutcome.BEGUN,
+        final=False,
+        charged=False,
+        requeue_ms=0,
+        remainder=remainder,
+    )
+
+    _settle(engine, number, begun)
+
+    row = one(engine, tables.outbox, entity_key="a")
+    assert (row["id"], row["state"], row["operation"]) == (row_id, "ready", "update")
+    assert (row["fields"], row["attempts"]) == (remainder, 0)
+    assert one(engine, tables.link)["remote_id"] == "46"
+    result = one(engine, tables.result)
+    assert (result["outcome"], result["final"], result["remote_id"]) == ("begun", False, "46")
+    assert states(engine)["child"] == "ready"
+
+
+def test_a_row_that_stops_its_lane_rests_with_what_the_portal_said(engine: Engine) -> None:
+    """Not dead, not ready: a person must decide, and sees why."""
+    number, (row_id,) = _batch(engine, "a", attempts=1)
+    add_rows(engine, "a", state="parked")
+    row = _row(row_id, "a", attempts=1)
+    stopped = replace(
+        _buried(row),
+        outcome=ResultOutcome.STOPPED,
+        final=False,
+        stopped=True,
+        bury_reason=None,
+        error_text="Name is not a name",
+    )
+
+    _settle(engine, number, stopped)
+
+    found = one(engine, tables.outbox, id=row_id)
+    assert (found["state"], found["batch_id"], found["waits_for"]) == ("held", None, None)
+    assert found["state_reason"] == "stopped: INVALID_ARG: Name is not a name"
+    assert found["last_error"] == found["first_error"] == "INVALID_ARG: Name is not a name"
+    assert found["attempts"] == 2
+    result = one(engine, tables.result)
+    assert (result["outcome"], result["final"], result["attempt"]) == ("stopped", False, 2)
+    assert rows_of(engine, tables.dead) == []
+    assert states(engine) == {"a": "held parked"}
+
+
+def test_a_refused_row_may_stop_its_lane_unsent(engine: Engine) -> None:
+    """It was never delivered, so nothing is charged."""
+    (row_id,) = add_rows(engine, "a")
+    refusal = Refusal(row_id=row_id, code="no_link", field="key", reason="is not known")
+
+    with writing(engine) as connection:
+        stop_refused(connection, refusal, {row_id: _row(row_id, "a")})
+
+    found = one(engine, tables.outbox)
+    assert (found["state"], found["attempts"], found["deliveries"]) == ("held", 0, 0)
+    assert found["state_reason"] == "stopped: no_link: key: is not known"
+    result = one(engine, tables.result)
+    assert (result["outcome"], result["final"], result["batch_id"]) == ("stopped", False, None)
+    assert one(engine, tables.rollup)["outcome"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        pytest.param({"outcome": ResultOutcome.FAILED, "bury_reason": "x"}, True, id="failed"),
+        pytest.param({"outcome": ResultOutcome.EXPIRED}, True, id="expired"),
+        pytest.param({"outcome": ResultOutcome.CANCELLED}, True, id="cancelled"),
+        pytest.param({"outcome": ResultOutcome.APPLIED}, False, id="applied, and no id"),
+        pytest.param(
+            {"outcome": ResultOutcome.RETRIED, "final": False, "requeue_ms": 9}, False, id="retried"
+        ),
+    ],
+)
+def test_children_look_anew_when_the_change_of_their_parent_came_to_nothing(
+    engine: Engine, ending: dict[str, object], *, told: bool
+) -> None:
+    """What becomes of them is decided when they are planned, not here."""
+    number, (row_id,) = _batch(engine, "parent")
+    add_rows(engine, "child", state="held", waits_for="contact parent")
+    add_rows(engine, "other", state="held", waits_for="contact else")
+    plain = Settlement(row=_row(row_id, "parent"), outcome=None, method="m", cmd_no=0, final=True)
+
+    _settle(engine, number, replace(plain, **ending))  # type: ignore[arg-type] # fields by name
+
+    assert states(engine)["child"] == ("ready" if told else "held")
+    assert states(engine)["other"] == "held"
+
+
+@pytest.mark.parametrize("outcome", [ResultOutcome.APPLIED, ResultOutcome.UNCHANGED])
+def test_children_look_anew_when_their_parent_was_deleted(
+    engine: Engine, outcome: ResultOutcome
+) -> None:
+    """On the portal, or before it was ever there: it gets no id by this."""
+    add_rows(engine, "child", state="held", waits_for="contact parent")
+    if outcome is ResultOutcome.APPLIED:
+        number, (row_id,) = _batch(engine, "parent", operation="delete")
+        row = _row(row_id, "parent", operation=Operation.DELETE)
+        _settle(engine, number, replace(_applied(row, "46"), link_present=False, link_deleted=True))
+    else:
+        made, row_id = add_rows(engine, "parent", "parent")
+        rows = {
+            made: _row(made, "parent"),
+            row_id: _row(row_id, "parent", operation=Operation.DELETE),
+        }
+        closing = Closing(row_id=row_id, outcome=outcome, merged=(made,))
+        with writing(engine) as connection:
+            set_aside(connection, Plan(closing=(closing,)), rows)
+
+    assert states(engine) == {"child": "ready"}
+    assert endings(engine)[row_id] == [outcome]
+
+
+def test_rows_that_end_together_unsent_name_the_one_they_went_with(engine: Engine) -> None:
+    """An add that was deleted before it was sent: nothing is sent, and everybody knows."""
+    first, second = add_rows(engine, "a", "a")
+    add_rows(engine, "a", state="parked")
+    plan = Plan(closing=(Closing(row_id=second, outcome=ResultOutcome.UNCHANGED, merged=(first,)),))
+    rows = {first: _row(first, "a"), second: _row(second, "a", operation=Operation.DELETE)}
+
+    with writing(engine) as connection:
+        set_aside(connection, plan, rows)
+
+    found = {
+        r["outbox_id"]: (r["outcome"], r["merged_into"]) for r in rows_of(engine, tables.result)
+    }
+    assert found == {second: ("unchanged", None), first: ("merged", second)}
+    assert states(engine) == {"a": "ready"}
+
+
+def test_a_row_given_up_with_its_parent_says_so(engine: Engine) -> None:
+    """Its letter has a reason of its own, so that letters of one cause are found together."""
+    (row_id,) = add_rows(engine, "child")
+    refusal = Refusal(
+        row_id=row_id, code="parent_failed", field="fields", reason="refers to company acme, lost"
+    )
+
+    with writing(engine) as connection:
+        set_aside(connection, Plan(refusals=(refusal,)), {row_id: _row(row_id, "child")})
+
+    letter = one(engine, tables.dead)
+    assert (letter["reason"], letter["error_code"]) == ("parent_failed", "parent_failed")
+    assert letter["last_error"] == "parent_failed: fields: refers to company acme, lost"

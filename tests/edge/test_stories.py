@@ -2,10 +2,11 @@
 
 from sqlalchemy import Engine, insert
 
+from b24sync.core.model import FINAL_OUTCOMES, ResultOutcome
 from b24sync.edge import stories, tables
 from b24sync.edge.database import reading, writing
 from b24sync.edge.stories import ResultChoice, ResultView
-from tests.house import add_rows, database_now
+from tests.house import add_portal, add_rows, change, database_now
 
 MINUTE_MS = 60_000
 
@@ -21,7 +22,7 @@ def add_result(
         "entity_key": key,
         "operation": "upsert",
         "outcome": outcome,
-        "final": outcome in ("applied", "merged", "failed", "expired", "cancelled"),
+        "final": ResultOutcome(outcome) in FINAL_OUTCOMES,
         "attempt": 1,
         "enqueued_at": 0,
     }
@@ -105,3 +106,46 @@ def test_the_story_of_an_entity_is_everything_in_its_order(engine: Engine) -> No
     assert [row.id for row in story.rows] == [first, second]
     assert (story.rows[0].fields, story.rows[0].attempts) == (("name",), 2)
     assert codes == ("default",)
+
+
+def test_a_row_is_told_to_stop_its_lane_for_as_long_as_it_does(engine: Engine) -> None:
+    """Held, or in doubt and not looked into yet; not when it is ready again."""
+    add_portal(engine)
+    later = database_now(engine) + MINUTE_MS
+    held, _ = add_rows(engine, "c-1", "c-1", state="held", due_at=later)
+    change(engine, tables.lane, {"stopped_by": held}, portal="default")
+
+    told: list[tuple[bool, ...]] = []
+    doubt = {"state": "doubt", "batch_id": 1, "cmd_no": 0}
+    for values in ({}, doubt, {"due_at": 0}):
+        change(engine, tables.outbox, values or {"state": "held"}, id=held)
+        with reading(engine) as connection:
+            story = stories.story(connection, "default", "contact", "c-1")
+        told.append(tuple(row.stops_lane for row in story.rows))
+
+    assert told == [(True, False), (True, False), (False, False)]
+
+
+def test_what_stopped_a_lane_is_among_the_troubles(engine: Engine) -> None:
+    """Somebody has to look at it; a record that is different is a warning only."""
+    for outcome in ("stopped", "different", "unchanged", "begun"):
+        final = outcome in {"different", "unchanged"}
+        add_result(engine, outcome, outcome, final=final)
+
+    found = results(engine, ResultChoice(outcomes=tuple(map(str, stories.TROUBLE))))
+
+    assert [view.key for view in found] == ["stopped"]
+
+
+def test_the_row_at_which_a_lane_stands_still_is_told_apart(engine: Engine) -> None:
+    """Held by the lane's own stop; another held row waits for something else."""
+    add_portal(engine)
+    stops, waits = add_rows(engine, "c-1", "c-1", state="held")
+    change(engine, tables.lane, {"stopped_by": stops})
+    add_result(engine, "c-1", "stopped", error_text="BAD")
+
+    with reading(engine) as connection:
+        story = stories.story(connection, "default", "contact", "c-1")
+
+    assert [(row.id, row.stops_lane) for row in story.rows] == [(stops, True), (waits, False)]
+    assert [(view.outcome, view.final) for view in story.results] == [("stopped", False)]

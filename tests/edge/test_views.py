@@ -1,5 +1,6 @@
 """How portals stand: counts and ages are those of the tables."""
 
+import pytest
 from sqlalchemy import Engine, insert
 
 from b24sync.edge import tables, views
@@ -138,3 +139,187 @@ def test_a_lane_at_rest_waits_for_nothing(engine: Engine) -> None:
 
     assert overview(engine).lanes == {"default": LaneView()}
     assert overview(engine).backlogs.get("default", Backlog()).total == 0
+
+
+def test_a_lane_that_stands_still_is_told_with_the_row_and_its_words(engine: Engine) -> None:
+    """Which row, what it was to do, what the portal said, and how long ago."""
+    add_portal(engine)
+    (row_id,) = add_rows(
+        engine, "c-1", state="held", state_reason="stopped: BAD: no", last_error="BAD: no"
+    )
+    change(engine, tables.lane, {"stopped_by": row_id}, portal="default")
+    result = {
+        "outbox_id": row_id,
+        "portal": "default",
+        "kind": "contact",
+        "entity_key": "c-1",
+        "operation": "upsert",
+        "outcome": "stopped",
+        "final": False,
+        "attempt": 1,
+        "enqueued_at": 0,
+        "finished_at": database_now(engine) - 5 * MINUTE_MS,
+    }
+    with writing(engine) as connection:
+        connection.execute(insert(tables.result), result)
+
+    (stop,) = overview(engine).stops["default"]
+
+    assert (stop.lane, stop.row_id, stop.state) == (0, row_id, "held")
+    assert (stop.kind, stop.key, stop.operation) == ("contact", "c-1", "upsert")
+    assert stop.said == "BAD: no"
+    assert stop.doubt_ms is None
+    assert stop.stopped_ms is not None
+    assert 5 * MINUTE_MS <= stop.stopped_ms < 6 * MINUTE_MS
+
+
+def test_a_row_in_doubt_stops_its_lane_until_it_is_looked_into(engine: Engine) -> None:
+    """Afterwards the owner of the lane finds out by itself, and nobody has to decide."""
+    add_portal(engine)
+    doubt = {"state": "doubt", "batch_id": 1, "cmd_no": 0, "state_reason": "cut"}
+    (row_id,) = add_rows(engine, "c-1", due_at=database_now(engine) + FAR_MS, **doubt)
+    change(engine, tables.lane, {"stopped_by": row_id}, portal="default")
+
+    (stop,) = overview(engine).stops["default"]
+    change(engine, tables.outbox, {"due_at": 0}, id=row_id)
+    afterwards = overview(engine).stops
+
+    assert (stop.state, stop.said, stop.stopped_ms) == ("doubt", "cut", None)
+    assert stop.doubt_ms is not None
+    assert FAR_MS - MINUTE_MS < stop.doubt_ms <= FAR_MS
+    assert afterwards == {}
+
+
+@pytest.mark.parametrize("state", ["ready", "parked"])
+def test_a_lane_goes_on_with_the_row_that_stopped_it(engine: Engine, state: str) -> None:
+    """However the row went on, nothing is told of it any more; nor when it is gone."""
+    add_portal(engine)
+    (row_id,) = add_rows(engine, "c-1", state=state)
+
+    stops: list[object] = []
+    for number in (row_id, 404):
+        change(engine, tables.lane, {"stopped_by": number}, portal="default")
+        stops.append(overview(engine).stops)
+
+    assert stops == [{}, {}]
+
+
+def test_a_backlog_can_leave_out_lanes_that_wait_for_a_person(engine: Engine) -> None:
+    """Rows behind a held one go no further by themselves; those behind one in doubt will."""
+    later = database_now(engine) + FAR_MS
+    in_doubt = {"state": "doubt", "batch_id": 1, "cmd_no": 0, "due_at": later}
+    for code, first in (("stops", {"state": "held"}), ("doubts", in_doubt), ("goes", {})):
+        add_portal(engine, code)
+        number, _ = add_rows(engine, "a", portal=code, **first), add_rows(engine, "b", portal=code)
+        change(engine, tables.lane, {"stopped_by": number[0]}, portal=code)
+
+    with reading(engine) as connection:
+        going = views.backlogs(connection, going_only=True)
+        every = views.backlogs(connection)
+
+    assert {code: backlog.total for code, backlog in going.items()} == {"doubts": 2, "goes": 2}
+    assert {code: backlog.total for code, backlog in every.items()} == {
+        "doubts": 2,
+        "goes": 2,
+        "stops": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "halt"),
+    [(None, None), ({"halt": "strict"}, "strict"), ({"other": 1}, None), (["halt"], None)],
+    ids=repr,
+)
+def test_a_portal_is_told_with_the_halt_mode_of_its_policy(
+    engine: Engine, policy: object, halt: str | None
+) -> None:
+    """Nothing is made up where the policy names none."""
+    add_portal(engine, policy=policy)
+
+    assert overview(engine).portals["default"].halt == halt
+
+
+def test_a_lane_that_stands_still_is_shown_with_the_row_that_somebody_decides_on(
+    engine: Engine,
+) -> None:
+    """Which row, what the portal said of it, and for how long; a stop that is over is not shown."""
+    now = database_now(engine)
+    add_portal(engine)
+    add_portal(engine, "other")
+    add_portal(engine, "over")
+    (held,) = add_rows(engine, "a", operation="update", state="held", last_error="BAD: no name")
+    (doubted,) = add_rows(
+        engine,
+        "b",
+        portal="other",
+        state="doubt",
+        batch_id=1,
+        cmd_no=0,
+        due_at=now + FAR_MS,
+        state_reason="no answer",
+    )
+    (ready,) = add_rows(engine, "c", portal="over")
+    stopped = {
+        "outbox_id": held,
+        "portal": "default",
+        "kind": "contact",
+        "entity_key": "a",
+        "operation": "update",
+        "outcome": "stopped",
+        "final": False,
+        "attempt": 1,
+        "enqueued_at": 0,
+        "finished_at": now - MINUTE_MS,
+    }
+    with writing(engine) as connection:
+        connection.execute(insert(tables.result).values(**stopped))
+    for code, row_id in (("default", held), ("other", doubted), ("over", ready)):
+        change(engine, tables.lane, {"stopped_by": row_id}, portal=code)
+
+    stops = overview(engine).stops
+
+    assert set(stops) == {"default", "other"}
+    (stop,), (doubt,) = stops["default"], stops["other"]
+    assert (stop.row_id, stop.kind, stop.key, stop.operation) == (held, "contact", "a", "update")
+    assert (stop.state, stop.said, stop.doubt_ms) == ("held", "BAD: no name", None)
+    assert stop.stopped_ms is not None
+    assert MINUTE_MS <= stop.stopped_ms < 2 * MINUTE_MS
+    assert (doubt.row_id, doubt.state, doubt.said) == (doubted, "doubt", "no answer")
+    assert doubt.stopped_ms is None
+    assert doubt.doubt_ms is not None
+    assert FAR_MS - MINUTE_MS < doubt.doubt_ms <= FAR_MS
+
+
+def test_the_halt_mode_of_a_portal_is_that_of_its_policy(engine: Engine) -> None:
+    """Shown as it is written; without one there is none."""
+    add_portal(engine, "a", policy={"halt": "chain"})
+    add_portal(engine, "b", policy={"other": 1})
+    add_portal(engine, "c")
+
+    portals = overview(engine).portals
+
+    assert {code: portal.halt for code, portal in portals.items()} == {
+        "a": "chain",
+        "b": None,
+        "c": None,
+    }
+
+
+def test_a_backlog_can_leave_out_what_waits_for_a_person(engine: Engine) -> None:
+    """Whoever drains until nothing is left must not wait for a lane that stands still."""
+    add_portal(engine)
+    add_portal(engine, "other")
+    (held,) = add_rows(engine, "a", state="held")
+    add_rows(engine, "b")
+    add_rows(engine, "c", portal="other")
+    change(engine, tables.lane, {"stopped_by": held}, portal="default")
+
+    with reading(engine) as connection:
+        all_of_them = views.backlogs(connection)
+        going = views.backlogs(connection, going_only=True)
+
+    assert {code: backlog.total for code, backlog in all_of_them.items()} == {
+        "default": 2,
+        "other": 1,
+    }
+    assert {code: backlog.total for code, backlog in going.items()} == {"other": 1}

@@ -11,6 +11,7 @@ from b24sync.edge.ledger import read_heads
 from b24sync.edge.waiting import (
     hold,
     postpone,
+    release_for,
     release_parked,
     release_waiting,
     sweep,
@@ -30,9 +31,9 @@ from tests.house import (
 def _heads(engine: Engine, *, limit: int = 50) -> list[int]:
     mine = taken(engine)
     with writing(engine) as connection:
-        heads, _ = read_heads(connection, mine, limit=limit)
+        heads = read_heads(connection, mine, limit=limit)
     change(engine, tables.lane, {"lease_until": None, "lease_owner": None})
-    return [row.id for row in heads]
+    return [row.id for row in heads.rows]
 
 
 def _leaves(engine: Engine, row_id: int) -> None:
@@ -215,6 +216,52 @@ def test_a_row_is_held_with_the_entity_it_waits_for(portal: Engine) -> None:
     assert row["state"] == "held"
     assert row["waits_for"] == "company acme"
     assert row["state_reason"] == "waits for the id of company acme"
+
+
+def test_a_long_wait_says_why_it_may_be_long(portal: Engine) -> None:
+    """The reason is the one that was found, cut to what fits."""
+    short, long = add_rows(portal, "a", "b")
+    why = "company acme, whose upsert failed (BAD, row 9)"
+
+    with writing(portal) as connection:
+        hold(
+            connection,
+            [
+                Waiting(row_id=short, target=Ref("company", "acme"), reason=why),
+                Waiting(row_id=long, target=Ref("company", "acme"), reason="x" * 500),
+            ],
+        )
+
+    reasons = [row["state_reason"] for row in rows_of(portal, tables.outbox)]
+    assert reasons[0] == f"waits for the id of {why}"
+    assert reasons[1] == ("waits for the id of " + "x" * 500)[:255]
+
+
+def test_only_ready_rows_are_held(portal: Engine) -> None:
+    """What went on meanwhile is left alone."""
+    rows = add_rows(portal, "a", state="parked")
+
+    with writing(portal) as connection:
+        hold(connection, [Waiting(row_id=rows[0], target=Ref("company", "acme"))])
+        hold(connection, [])
+
+    assert states(portal) == {"a": "parked"}
+
+
+def test_rows_of_some_entities_are_released_and_counted(portal: Engine) -> None:
+    """So that a claim knows whether there is more to read."""
+    add_rows(portal, "a", "b", state="held", waits_for="company acme")
+    add_rows(portal, "c", state="held", waits_for="deal d")
+    add_rows(portal, "d", state="held", waits_for="deal e")
+
+    with writing(portal) as connection:
+        released = release_for(connection, "default", [("company", "acme"), ("deal", "d")])
+        again = release_for(connection, "default", [("company", "acme")])
+
+    assert (released, again) == (3, 0)
+    assert states(portal) == {"a": "ready", "b": "ready", "c": "ready", "d": "held"}
+    ready = rows_of(portal, tables.outbox, state="ready")
+    assert {(row["waits_for"], row["state_reason"]) for row in ready} == {(None, None)}
 
 
 def test_a_new_id_releases_those_who_waited_for_it_and_nobody_else(portal: Engine) -> None:

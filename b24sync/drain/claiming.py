@@ -1,0 +1,319 @@
+"""Claim and journal, in one transaction: rows to commands, commands to one batch.
+
+What cannot be sent is written down on the way: refused, waiting for another entity, postponed. What
+has to be read on the portal first is given back as questions, its rows untouched.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+
+from b24sync.core.batching import compose
+from b24sync.core.model import (
+    Batch,
+    Command,
+    HaltMode,
+    Operation,
+    Plan,
+    Question,
+    Refusal,
+    ResultOutcome,
+    Row,
+)
+from b24sync.core.planning import needed_links, plan
+from b24sync.core.policies import policy_of
+from b24sync.core.saying import Facts, Surroundings
+from b24sync.drain.orders import Order, Tally, milliseconds
+from b24sync.drain.reconsidering import reconsidered
+from b24sync.edge import lanes, ledger, settling, tenants
+from b24sync.edge.lanes import Lane
+from b24sync.edge.links import read_links
+from b24sync.world import World
+
+log = logging.getLogger("b24sync")
+
+READS = 20
+"""How often one claim reads rows to fill a batch; bounds what one transaction sets aside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """Nothing to send now; the lane is due again in ``rest_ms``, or when its rows are.
+
+    ``more``: not every row was looked at. ``stops``: the lane stands still.
+    """
+
+    rest_ms: int | None = None
+    more: bool = False
+    stops: bool = False
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A journalled batch, ready to be sent; ``first_rows`` go before all others after it."""
+
+    batch_id: int
+    batch: Batch
+    rows: Mapping[int, Row]
+    now_ms: int
+    tally: Tally
+    strict: bool = False
+    first_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What has to be read on the portal before rows can be said."""
+
+    questions: tuple[Question, ...]
+    tally: Tally
+
+
+Claim: TypeAlias = Ready | Look | Rest
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What one claim has found so far."""
+
+    size: int
+    first: tuple[int, ...]
+    rows: dict[int, Row] = field(default_factory=dict[int, Row])
+    commands: list[Command] = field(default_factory=list[Command])
+    questions: list[Question] = field(default_factory=list[Question])
+    asking: list[int] = field(default_factory=list[int])
+    tally: Tally = field(default_factory=Tally)
+    more: bool = True
+    is_cut: bool = False
+    stopped_by: int | None = None
+
+    def goes_on(self, reads: int) -> bool:
+        """Whether more rows are to be read."""
+        is_full = len(self.commands) + len(self.questions) >= self.size
+        return self.more and not self.is_cut and not is_full and reads < READS
+
+    @property
+    def met(self) -> list[int]:
+        """Rows that stay ready until they are sent, and would be read again."""
+        return [number for command in self.commands for number in command.row_ids] + self.asking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Desk:
+    """What one claim works with."""
+
+    world: World
+    order: Order
+    mine: Lane
+    mode: HaltMode
+    around: Surroundings
+    connection: Connection
+
+
+def claim(
+    world: World, order: Order, mine: Lane, facts: Facts, served: int, connection: Connection
+) -> Claim | None:
+    """The next batch of a lane, or the questions to ask first, or nothing; ``None``, it is lost.
+
+    Shape: ``served`` rows count against the order's limit already.
+    Raises: Raced if rows moved meanwhile; the transaction is to be undone and tried again.
+    Writes: lane, batch, bucket, outbox; result, dead and rollup for rows that end unsent.
+    """
+    if not lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s)):
+        return None
+    now_ms = tenants.now_if_active(connection, mine.tenant)
+    if now_ms is None or lanes.stands_still(connection, mine):
+        return Rest(stops=True)
+    desk = _Desk(
+        world=world,
+        order=order,
+        mine=mine,
+        mode=order.halt or mine.tenant.halt,
+        around=Surroundings(
+            kinds=world.settings.kinds,
+            policies=world.settings.policies,
+            blocked=tenants.blocked_methods(connection, mine.tenant),
+            facts=facts,
+            now_ms=now_ms,
+        ),
+        connection=connection,
+    )
+    gathered = _gathered(desk, served)
+    if gathered.stopped_by is not None:
+        lanes.stop(connection, mine, gathered.stopped_by)
+        return Rest(tally=gathered.tally, stops=True)
+    if gathered.questions:
+        wait_ms = tenants.spend(connection, mine.tenant)
+        asked = tuple(gathered.questions[: world.settings.batch_size])
+        return (
+            Rest(tally=gathered.tally, rest_ms=wait_ms)
+            if wait_ms > 0
+            else Look(questions=asked, tally=gathered.tally)
+        )
+    if not gathered.commands:
+        return Rest(tally=gathered.tally, more=gathered.more)
+    return _journalled(desk, gathered)
+
+
+def _gathered(desk: _Desk, served: int) -> _Gathered:
+    """Read and plan rows until a batch is full or no row is left."""
+    size = desk.world.settings.batch_size
+    if desk.order.limit is not None:
+        size = min(size, desk.order.limit - served)
+    gathered = _Gathered(size=size, first=desk.mine.first_rows)
+    if desk.mode is HaltMode.STRICT:
+        # Perhaps of a worker that went away; what became of it comes before all that follows.
+        gathered.stopped_by = ledger.first_in_doubt(desk.connection, desk.mine)
+        gathered.is_cut = gathered.stopped_by is not None
+    chained = desk.mode is not HaltMode.INDEPENDENT
+    reads = 0
+    while gathered.goes_on(reads):
+        reads += 1
+        heads = _heads(desk, gathered)
+        followers = _followers(desk, heads)
+        behind = [row for rows in followers.values() for row in rows]
+        found = {row.id: row for row in (*heads.rows, *behind)}
+        gathered.rows |= found
+        links = read_links(desk.connection, desk.mine.tenant.code, needed_links(found.values()))
+        makers = {
+            (command.kind, command.key): command
+            for command in gathered.commands
+            if chained and _makes(command)
+        }
+        around = replace(desk.around, links=links, makers=makers)
+        part = plan(
+            heads.rows,
+            around,
+            followers=followers,
+            chained=chained,
+            strict=desk.mode is HaltMode.STRICT,
+        )
+        code = desk.mine.tenant.code
+        part, released = reconsidered(desk.connection, code, part, around, found)
+        gathered.more = gathered.more or released > 0
+        _set_aside(desk, gathered, part, found)
+    return gathered
+
+
+def _makes(command: Command) -> bool:
+    is_add = command.linked and command.operation is Operation.ADD
+    return is_add and not command.alone and command.id_path is not None
+
+
+def _heads(desk: _Desk, gathered: _Gathered) -> ledger.Heads:
+    """The next rows; before all others those that a halt has spared."""
+    first, gathered.first = gathered.first, ()
+    heads = ledger.read_heads(
+        desk.connection,
+        desk.mine,
+        limit=max(gathered.size, len(first)),
+        without=gathered.met,
+        kinds=desk.order.kinds,
+        only=first or None,
+    )
+    gathered.more = heads.more or bool(first)
+    return heads
+
+
+def _followers(desk: _Desk, heads: ledger.Heads) -> Mapping[int, Sequence[Row]]:
+    """Later rows of the same entities that may go with them; none, where rows are counted."""
+    if desk.order.limit is not None:
+        return {}
+    followed = [
+        row
+        for row in heads.rows
+        if row.id in heads.followed
+        and row.mergeable
+        and row.operation is not Operation.CALL
+        and policy_of(row.kind, desk.around.policies).merge
+    ]
+    return ledger.read_followers(desk.connection, followed)
+
+
+def _set_aside(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int, Row]) -> None:
+    """Keep what can be sent, and write down what cannot."""
+    if desk.mode is HaltMode.STRICT and part.refusals:
+        gathered.is_cut = True
+        places = {row_id: place for place, row_id in enumerate(found)}
+        refused = min(part.refusals, key=lambda refusal: places[refusal.row_id])
+        part = replace(part, refusals=(), commands=_before(part.commands, refused, places))
+        if not (gathered.commands or gathered.questions or part.commands or part.questions):
+            # Nothing stands before it any more: here the lane stops.
+            gathered.stopped_by = refused.row_id
+            settling.stop_refused(desk.connection, refused, found)
+            gathered.tally += Tally(outcomes={ResultOutcome.STOPPED: 1})
+    gathered.commands += part.commands
+    gathered.questions += part.questions
+    entities = {(question.kind, question.key) for question in part.questions}
+    gathered.asking += [row.id for row in found.values() if (row.kind, row.key) in entities]
+    gathered.is_cut = gathered.is_cut or part.is_cut
+    settling.set_aside(desk.connection, part, found)
+    gathered.tally += _tally(part)
+
+
+def _before(
+    commands: Sequence[Command], refused: Refusal, places: Mapping[int, int]
+) -> tuple[Command, ...]:
+    """The commands that stand before a refused row, with those whose new ids they take."""
+    end = 0
+    for number, command in enumerate(commands, start=1):
+        if places[command.row_ids[0]] < places[refused.row_id]:
+            end = number
+    return tuple(commands[:end])
+
+
+def _tally(aside: Plan) -> Tally:
+    outcomes: dict[str, int] = {}
+    if aside.refusals:
+        outcomes[ResultOutcome.FAILED] = len(aside.refusals)
+    for closing in aside.closing:
+        outcomes[closing.outcome] = outcomes.get(closing.outcome, 0) + 1
+        if closing.merged:
+            merged = outcomes.get(ResultOutcome.MERGED, 0)
+            outcomes[ResultOutcome.MERGED] = merged + len(closing.merged)
+    for refusal in aside.refusals:
+        log.warning("row_refused row=%d code=%s", refusal.row_id, refusal.code)
+    return Tally(outcomes=outcomes)
+
+
+def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
+    """One batch of these commands, paid for and written down."""
+    verifies = any(command.said is not None for command in gathered.commands)
+    wait_ms = tenants.spend(desk.connection, desk.mine.tenant, requests=2 if verifies else 1)
+    if wait_ms > 0:
+        return Rest(tally=gathered.tally, rest_ms=wait_ms)
+    strict = desk.mode is HaltMode.STRICT
+    batch, _ = compose(
+        gathered.commands,
+        max_commands=gathered.size,
+        halt=desk.mode is not HaltMode.INDEPENDENT,
+        in_order=strict,
+    )
+    sent = {
+        row_id: gathered.rows[row_id] for command in batch.commands for row_id in command.row_ids
+    }
+    number = ledger.journal(desk.connection, desk.mine, batch, sent, digest=_digest(batch))
+    lanes.open_batch(desk.connection, desk.mine, number)
+    met = set(gathered.met).difference(sent)
+    return Ready(
+        batch_id=number,
+        batch=batch,
+        rows=sent,
+        now_ms=desk.around.now_ms,
+        tally=gathered.tally,
+        strict=strict,
+        first_rows=tuple(row_id for row_id in desk.mine.first_rows if row_id in met),
+    )
+
+
+def _digest(batch: Batch) -> str:
+    """A fingerprint of what was sent, as proof and without the content."""
+    digest = blake2b(digest_size=32)
+    for label, command in zip(batch.labels, batch.commands, strict=True):
+        digest.update(f"{label}={command.method}?{command.query}\n".encode())
+    return digest.hexdigest()
