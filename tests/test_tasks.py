@@ -171,7 +171,6 @@ def test_results_are_counted_when_they_are_asked_for(opened: Opening, sandbox: S
     [
         ({"portal": "nowhere"}, "portal: there is no portal 'nowhere'; known are: default"),
         ({"halt": "sideways"}, "halt: 'sideways' is none of independent, chain, strict"),
-        ({"halt": "strict"}, "halt: the mode strict is not available yet; use independent"),
     ],
 )
 def test_an_order_that_cannot_be_carried_out_is_refused(
@@ -186,6 +185,36 @@ def test_an_order_that_cannot_be_carried_out_is_refused(
 
     assert str(caught.value) == complaint
     assert sandbox.requests() == []
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("policy", "halt", "outcomes"),
+    [
+        (None, "strict", {"stopped": 1, "skipped": 1}),
+        ({"halt": "strict"}, None, {"stopped": 1, "skipped": 1}),
+        ({"halt": "strict"}, "independent", {"failed": 1, "applied": 1}),
+        (None, None, {"failed": 1, "applied": 1}),
+    ],
+    ids=["asked for", "the portal's", "asked for otherwise", "nobody's"],
+)
+def test_a_run_halts_as_it_is_told_or_else_as_the_portals_policy_says(
+    opened: Opening,
+    sandbox: Sandbox,
+    policy: object,
+    halt: str | None,
+    outcomes: Mapping[str, int],
+) -> None:
+    """In the mode ``strict`` the first refusal stops the lane, and the rest is not sent."""
+    shop = opened(sandbox)
+    add_contacts(shop.engine, 2)
+    sandbox.add_fault("command", field="name", matches="n0", code="ACCESS_DENIED", text="No.")
+    shop.run(SYNC, limit=1, kinds=["deal"])
+    change(shop.engine, tables.portal, {"policy": policy}, code="default")
+
+    counts = shop.run(SYNC, halt=halt)
+
+    assert counts["outcomes"] == outcomes
 
 
 @on_sqlite

@@ -21,7 +21,7 @@ from rich.text import Text
 from b24sync.cli import demo_changes
 from b24sync.cli.demo_stage import Stage, ring, running_worker, set_stage
 from b24sync.cli.desk import FAILED, Desk, as_json, epilog, is_terminal, until_interrupted
-from b24sync.cli.layout import complaint, counted, number, table
+from b24sync.cli.layout import OUTCOME_STYLES, complaint, counted, number, table
 from b24sync.core.model import Operation, ResultOutcome
 from b24sync.edge import portals, stories, views
 from b24sync.edge.database import reading, writing
@@ -218,7 +218,7 @@ def _outcomes(found: Mapping[tuple[str, str], Mapping[str, int]]) -> Table:
 def _cell(outcome: ResultOutcome, n: int) -> Text:
     if not n:
         return Text("·", "dim")
-    return Text(number(n).plain, "green" if outcome is ResultOutcome.APPLIED else "bold red")
+    return Text(number(n).plain, OUTCOME_STYLES[outcome])
 
 
 def _failures(found: Sequence[ResultView]) -> Table:

@@ -11,12 +11,14 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from b24sync.cli.desk import Desk, as_json, epilog
+from b24sync.cli.held import ways_on
 from b24sync.cli.layout import complaint, counted, instant, outcome_text, record, span
 from b24sync.cli.results import said
 from b24sync.core.model import RowState
 from b24sync.edge import dead_letters, stories
 from b24sync.edge.database import reading
 from b24sync.edge.dead_letters import Choice, Letter
+from b24sync.edge.settling import STOPPED
 from b24sync.edge.stories import LinkView, RowView, Story
 
 FIELDS_SHOWN = 6
@@ -84,6 +86,8 @@ def _tell(desk: Desk, chapter: Chapter, kind: str, key: str) -> None:
         desk.show(Text("What waits", "bold"))
         for row in chapter.story.rows:
             desk.show(indented(_of_row(row, first=chapter.story.rows[0].id)))
+            if row.state == RowState.HELD:
+                desk.show(Padding(_ways_on(row), (0, 0, 0, 4), expand=False))
     else:
         desk.show(Text("Nothing waits.", "dim"))
     for letter in chapter.letters:
@@ -158,14 +162,26 @@ def _of_row(row: RowView, *, first: int) -> Text:
         names = ", ".join(row.fields[:FIELDS_SHOWN]) + (f" and {more} more" if more > 0 else "")
         shown.append(f" of {names}")
     shown.append(f", written {span(row.age_ms)} ago: ").append(_why(row, first=first), "bold")
-    if row.attempts or row.last_error:
+    if (row.attempts or row.last_error) and not _is_stopped(row):
         tries = counted(row.attempts, "try", "tries")
         shown.append(f" ({tries} so far; last: ").append(complaint(None, row.last_error or "-"))
         shown.append(")")
     return shown
 
 
+def _is_stopped(row: RowView) -> bool:
+    return row.state == RowState.HELD and (row.reason or "").startswith(STOPPED)
+
+
 def _why(row: RowView, *, first: int) -> str:
+    """Why a row waits, and what stands still for it."""
+    if not row.stops_lane:
+        return _why_alone(row, first=first)
+    until = "somebody decides" if row.state == RowState.HELD else "it is known what became of it"
+    return f"{_why_alone(row, first=first)}; nothing of its lane is sent until {until}"
+
+
+def _why_alone(row: RowView, *, first: int) -> str:
     match RowState(row.state):
         case RowState.READY if row.due_in_ms > 0:
             return f"tries again in {span(row.due_in_ms)}"
@@ -174,11 +190,31 @@ def _why(row: RowView, *, first: int) -> str:
         case RowState.BATCHED:
             return f"being sent in batch {row.batch_id}"
         case RowState.DOUBT:
-            return f"sent, the answer is not known ({row.reason}); stays in doubt"
+            return f"sent, the answer is not known ({row.reason}); {_when_looked_into(row)}"
         case RowState.PARKED:
             return f"behind row {first} of the same entity"
         case RowState.HELD:
-            return row.reason or "held by a person"
+            return _why_held(row)
+
+
+def _when_looked_into(row: RowView) -> str:
+    if row.due_in_ms > 0:
+        return f"what became of it is looked into in {span(row.due_in_ms)}"
+    return "what became of it is looked into now"
+
+
+def _why_held(row: RowView) -> str:
+    if _is_stopped(row) and row.last_error:
+        # The whole complaint; the reason may be cut.
+        return f"{STOPPED}{' '.join(row.last_error.split()).rstrip('.')}"
+    return row.reason or "held by a person"
+
+
+def _ways_on(row: RowView) -> Table | Text:
+    if row.waits_for is None:
+        return ways_on(str(row.id))
+    words = f"goes on by itself when {row.waits_for} has an id; `b24sync held skip {row.id}` gives it up"
+    return Text(words, "dim")
 
 
 def _document(chapter: Chapter, kind: str, key: str) -> dict[str, object]:

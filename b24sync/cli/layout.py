@@ -40,17 +40,25 @@ OUTCOME_STYLES: Mapping[str, str] = {
     ResultOutcome.RETRIED: "yellow",
     ResultOutcome.SKIPPED: "dim",
     ResultOutcome.UNKNOWN: "magenta",
+    ResultOutcome.UNCHANGED: "green",
+    ResultOutcome.DIFFERENT: "yellow",
+    ResultOutcome.BEGUN: "green",
+    ResultOutcome.STOPPED: "bold red",
 }
 
 OUTCOME_WORDS: Mapping[str, str] = {
     ResultOutcome.APPLIED: "the portal did it",
-    ResultOutcome.MERGED: "went along with a later change of the same entity",
+    ResultOutcome.MERGED: "went in one command with another change of the same entity",
     ResultOutcome.FAILED: "given up on; rests as a dead letter",
     ResultOutcome.EXPIRED: "its time was over before it was sent",
-    ResultOutcome.CANCELLED: "ended by a person before it was sent",
+    ResultOutcome.CANCELLED: "ended by a person",
     ResultOutcome.RETRIED: "refused this time, tries again",
     ResultOutcome.SKIPPED: "spared by a halt, goes again",
     ResultOutcome.UNKNOWN: "sent, and the answer is not known; in doubt",
+    ResultOutcome.UNCHANGED: "nothing had to be sent; the portal is so already",
+    ResultOutcome.DIFFERENT: "the portal did it, and the record is not as it was said",
+    ResultOutcome.BEGUN: "made without what refers back to it; that follows",
+    ResultOutcome.STOPPED: "held until a person decides, see `b24sync held`",
 }
 
 

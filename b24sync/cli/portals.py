@@ -17,14 +17,16 @@ from b24sync.cli.desk import (
 )
 from b24sync.cli.layout import NARROW, instant, record, table
 from b24sync.core.faults import advice
-from b24sync.core.model import PortalState
-from b24sync.edge import tenants, views
+from b24sync.core.model import HaltMode, PortalState
+from b24sync.edge import portals, tenants, views
 from b24sync.edge.database import reading, transact
 from b24sync.edge.tokens import new_key
 from b24sync.world import DEFAULT_PORTAL
 
-WIDE_COLUMNS = ("portal", "address", "credential", "rate", "state", "since")
+WIDE_COLUMNS = ("portal", "address", "credential", "rate", "halt", "state", "since")
 NARROW_COLUMNS = ("portal", "address", "credential", "state")
+USUAL = "default"
+"""What takes a choice back."""
 
 
 @click.group()
@@ -39,7 +41,7 @@ portal.add_command(add)
 @as_json
 @click.pass_obj
 def list_portals(desk: Desk, *, as_json: bool) -> None:
-    """List the portals, with their state and their limits."""
+    """List the portals, with their state, their limits and their halt mode."""
     has_webhook = desk.settings().webhook_url is not None
     with desk.opened() as world, reading(world.engine) as connection:
         found = views.portals(connection)
@@ -59,17 +61,23 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
             "address": Text(view.base_url),
             "credential": Text(_credential(view, has_webhook=has_webhook)),
             "rate": Text(f"{view.rate_x:g}/{view.rate_y:g}"),
+            "halt": Text(view.halt or HaltMode.INDEPENDENT, "" if view.halt else "dim"),
             "state": state_text(view.state),
             "since": Text(instant(view.state_at_ms)),
         }
         shown.add_row(*(cells[name] for name in (NARROW_COLUMNS if is_narrow else WIDE_COLUMNS)))
     desk.show(shown)
     # A reason is a sentence, and a sentence has no room in a column.
-    stopped = [view for view in found if view.reason]
-    if stopped:
-        desk.show(Text())
-    for view in stopped:
-        desk.show(Text(f"{view.code}: ", "bold red").append(view.reason or "", "default not bold"))
+    notes = [
+        Text(f"{view.code}: ", "bold red").append(view.reason, "default not bold")
+        for view in found
+        if view.reason
+    ]
+    notes += [
+        Text(f"{view.code}: halt mode {view.halt}") for view in found if view.halt and is_narrow
+    ]
+    if notes:
+        desk.show(Text(), *notes)
 
 
 def _credential(view: views.PortalView, *, has_webhook: bool) -> str:
@@ -108,6 +116,44 @@ def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
         desk.show(Text(f"the portal {code} is paused; `b24sync portal resume {code}` ends that"))
     else:
         desk.show(Text(f"the portal {code} was stopped already; its state and reason stay"))
+
+
+@portal.command(
+    "set",
+    epilog=epilog(
+        "b24sync portal set acme --halt strict",
+        "b24sync portal set acme --halt default",
+        exits="0  done; 2  there is no such portal or mode",
+    ),
+)
+@click.argument("code")
+@click.option(
+    "--halt",
+    required=True,
+    type=click.Choice([*map(str, HaltMode), USUAL]),
+    help="How far a failed change reaches on this portal; default: independent.",
+)
+@as_json
+@click.pass_obj
+def set_policy(desk: Desk, code: str, *, halt: str, as_json: bool) -> None:
+    """Choose what is done on the portal CODE when a change fails.
+
+    independent: the others go on. chain: what comes after it in its batch waits for the next one.
+    strict: its lane stands still until somebody decides, see `b24sync held`. A run that was told a
+    mode of its own, as `b24sync sync --halt`, keeps that; a worker heeds a new one when it takes the
+    lane anew.
+    """
+    mode = None if halt == USUAL else HaltMode(halt)
+    with desk.opened() as world:
+        with reading(world.engine) as connection:
+            known_portal(connection, code)
+        transact(world.engine, partial(portals.set_halt, code=code, halt=mode))
+    if as_json:
+        desk.emit({"portal": code, "halt": mode})
+    elif mode is None:
+        desk.show(Text(f"the portal {code} has no halt mode of its own: {HaltMode.INDEPENDENT}"))
+    else:
+        desk.show(Text(f"the halt mode of the portal {code} is {mode}"))
 
 
 @portal.command(

@@ -1,5 +1,7 @@
 """``b24sync results``: what became of changes, newest first."""
 
+from collections.abc import Mapping
+
 import click
 from rich.table import Table
 from rich.text import Text
@@ -19,9 +21,16 @@ from b24sync.cli.layout import (
 from b24sync.core.model import ResultOutcome
 from b24sync.edge import stories
 from b24sync.edge.database import reading
+from b24sync.edge.deciding import PERSON
 from b24sync.edge.stories import TROUBLE, ResultChoice, ResultView
 
 USUAL_LIMIT = 50
+
+SAID_OF: Mapping[str, str] = {
+    ResultOutcome.UNCHANGED: "nothing had to be sent",
+    ResultOutcome.BEGUN: "made without what refers back to it; that follows",
+}
+"""What an outcome means that comes without words of the portal."""
 
 
 @click.command(
@@ -43,7 +52,7 @@ USUAL_LIMIT = 50
     type=click.Choice([str(outcome) for outcome in ResultOutcome]),
     help="Only this outcome; repeatable.",
 )
-@click.option("--failed", is_flag=True, help="Only failed, expired, retried and unknown.")
+@click.option("--failed", is_flag=True, help="Only failed, stopped, expired, retried and unknown.")
 @click.option("--since", type=read_span, metavar="SPAN", help="Only of the last 90s, 30m, 2h, 7d.")
 @click.option("--limit", type=click.IntRange(1), default=USUAL_LIMIT, show_default=True)
 @as_json
@@ -63,7 +72,8 @@ def results(  # noqa: PLR0913 - one parameter for each option
     """Show what became of changes, newest first: one line for each judgement of the portal.
 
     A change that was tried three times has three lines; its last one is final. Times are those of
-    your zone.
+    your zone. `different` is a warning and no failure: the portal did it, and the record that was
+    read afterwards is not as it was said; --outcome different lists these.
     """
     choice = ResultChoice(
         portal=portal,
@@ -119,8 +129,23 @@ def _table(found: tuple[ResultView, ...], *, width: int) -> Table:
 
 def said(view: ResultView) -> Text:
     """What a result has to tell besides its outcome: the complaint, the id, the row it went with."""
-    if view.error_code or view.error_text:
-        return complaint(view.error_code, view.error_text)
+    shown = complaint(view.error_code, view.error_text)
+    if view.error_class == PERSON:
+        shown = _by_a_person(view, shown)
+    elif view.outcome == ResultOutcome.DIFFERENT:
+        shown = Text("not as it was said: ").append(shown)
+    elif not shown.plain:
+        shown = Text(SAID_OF.get(view.outcome, ""), "dim")
+    note = ""
     if view.merged_into is not None:
-        return Text(f"with row {view.merged_into}", "dim")
-    return Text(f"id {view.remote_id}" if view.remote_id else "", "dim")
+        note = f"went with row {view.merged_into}"
+    elif view.remote_id is not None:
+        note = f"id {view.remote_id}"
+    if note:
+        shown.append(f"; {note}" if shown.plain else note, "dim not bold")
+    return shown
+
+
+def _by_a_person(view: ResultView, complained: Text) -> Text:
+    shown = Text("done by hand" if view.outcome == ResultOutcome.APPLIED else "by a person")
+    return shown.append(": ").append(complained) if complained.plain else shown

@@ -8,13 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from b24sync.cli.desk import Desk, Refused, as_json, epilog
+from b24sync.cli.held import DECISIONS, ways_on
 from b24sync.cli.layout import NARROW, counted, number, record, span, table
 from b24sync.cli.portals import state_text
 from b24sync.core.faults import advice
-from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome
+from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome, RowState
 from b24sync.edge import views
 from b24sync.edge.database import reading
-from b24sync.edge.views import Backlog, LaneView, Overview, PortalView
+from b24sync.edge.views import Backlog, LaneView, Overview, PortalView, StopView
 
 RECENT_MIN = views.RECENT_MS // 60_000
 STALE_MS = 300_000
@@ -57,7 +58,7 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
     parked: behind an earlier row of its entity. held: waits for another entity's id, or a person.
     waits: later, parked and held together, where the terminal is narrow. dead: given up on, see
     `b24sync dead`. done, failed: finished in the last ten minutes. oldest: age of the oldest row
-    that is due.
+    that is due. STOPPED: a lane stands still until somebody decides about the row that is named.
     """
     with desk.opened() as world, reading(world.engine) as connection:
         over = views.overview(connection)
@@ -72,11 +73,15 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
         desk.note("no portals and no changes yet; `b24sync portal add CODE` makes a portal known")
         return
     desk.show(_rows(over, codes, is_narrow=desk.out.width < NARROW), Text())
-    tasks = [task for code in codes for task in _tasks(over, code)]
-    if tasks:
+    parts: list[Text | Table] = []
+    for code in codes:
+        for stop in over.stops.get(code, ()):
+            parts += _stopped(stop)
+        parts += _tasks(over, code)
+    if parts:
         desk.show(Text("What to do", "bold"))
-        for task in tasks:
-            desk.show(Padding(task, (0, 0, 0, 2), expand=False))
+        for part in parts:
+            desk.show(Padding(part, (0, 0, 0, 2 if isinstance(part, Text) else 4), expand=False))
     else:
         desk.show(Text("Nothing to do.", "green"))
 
@@ -94,7 +99,8 @@ def _rows(over: Overview, codes: list[str], *, is_narrow: bool) -> Table:
             backlog = over.backlogs.get(code, NOTHING)
             cells["waits"] = number(backlog.later + backlog.parked + backlog.held)
         names = NARROW_COLUMNS if is_narrow else WIDE_COLUMNS
-        shown.add_row(Text(code), _state(view, lane), *(cells[name] for name in names))
+        state = _state(view, lane, is_stopped=code in over.stops)
+        shown.add_row(Text(code), state, *(cells[name] for name in names))
     return shown
 
 
@@ -111,15 +117,17 @@ def _cells(over: Overview, code: str) -> dict[str, Text]:
         "held": number(backlog.held),
         "dead": _loud(over.dead.get(code, 0), "red"),
         "oldest": Text(span(backlog.oldest_ms)),
-        "next": Text(_next(view, lane, backlog)),
+        "next": Text("-" if code in over.stops else _next(view, lane, backlog)),
         "done": number(_done(recent)),
         "failed": _loud(recent.get(ResultOutcome.FAILED, 0), "red"),
     }
 
 
-def _state(view: PortalView | None, lane: LaneView | None) -> Text:
+def _state(view: PortalView | None, lane: LaneView | None, *, is_stopped: bool) -> Text:
     if view is None:
         return Text("UNKNOWN", "bold red reverse")
+    if view.state == PortalState.ACTIVE and is_stopped:
+        return Text("STOPPED", "bold red reverse")
     if view.state == PortalState.ACTIVE and lane is not None and lane.resting_ms:
         return Text("unreachable", "bold yellow")
     return state_text(view.state)
@@ -144,6 +152,35 @@ def _done(recent: Mapping[str, int]) -> int:
     """Rows finished well in the last minutes."""
     failed = recent.get(ResultOutcome.FAILED, 0)
     return sum(n for outcome, n in recent.items() if outcome in FINAL_OUTCOMES) - failed
+
+
+def _stopped(stop: StopView) -> Iterator[Text | Table]:
+    """A lane that stands still, and the commands with which it goes on."""
+    yield _task(stop.portal, _why_stopped(stop), "bold red")
+    if stop.state == RowState.HELD:
+        yield ways_on(str(stop.row_id))
+
+
+def _why_stopped(stop: StopView) -> str:
+    when = f" {span(stop.stopped_ms)} ago" if stop.stopped_ms is not None else ""
+    row = f"row {stop.row_id}, {stop.operation} of {stop.kind} {stop.key}"
+    said = " ".join(stop.said.split()).rstrip(".")
+    if stop.state == RowState.HELD:
+        return (
+            f"lane {stop.lane} was stopped{when} by {row}: {said}. Nothing behind it is sent until "
+            "somebody decides:"
+        )
+    return (
+        f"lane {stop.lane} was stopped{when} by {row}: it was sent, and no answer came ({said}). "
+        f"Nothing behind it is sent until it is known what became of it; that is looked into in "
+        f"{span(stop.doubt_ms)}."
+    )
+
+
+def _stop_in_one_line(stop: StopView) -> str:
+    ways = [f"`b24sync held {name} {stop.row_id}`" for name in DECISIONS]
+    commands = f" {', '.join(ways)}" if stop.state == RowState.HELD else ""
+    return f"{stop.portal}: {_why_stopped(stop)}{commands}"
 
 
 def _tasks(over: Overview, code: str) -> Iterator[Text]:
@@ -176,7 +213,7 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
             f"`b24sync portal check {code}`.",
             "yellow",
         )
-    elif _is_stale(backlog, lane):
+    elif code not in over.stops and _is_stale(backlog, lane):
         yield _task(
             code,
             f"a row has been due for {span(backlog.oldest_ms)} and nobody takes it: is a worker "
@@ -187,19 +224,30 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
     if dead:
         rows = counted(dead, "dead letter rests", "dead letters rest")
         yield _task(code, f"{rows}: `b24sync dead --portal {code}` shows why.", "red")
-    if backlog.held:
-        rows = counted(backlog.held, "row waits", "rows wait")
+    held = backlog.held - sum(stop.state == RowState.HELD for stop in over.stops.get(code, ()))
+    if held:
+        rows = counted(held, "row waits", "rows wait")
         yield _task(
             code,
-            f"{rows} for another entity's id, or for a person; an entity that nobody adds is "
-            "waited for without end.",
+            f"{rows} for another entity's id, or for a person: `b24sync held list --portal {code}` "
+            "says for which; an entity that nobody adds is waited for without end.",
+            "yellow",
+        )
+    different = over.recent.get(code, {}).get(ResultOutcome.DIFFERENT, 0)
+    if different:
+        rows = counted(different, "change was applied", "changes were applied")
+        yield _task(
+            code,
+            f"in the last {RECENT_MIN} minutes {rows}, and the record is not as it was said: "
+            f"`b24sync results --outcome different --portal {code}` names the fields.",
             "yellow",
         )
     if backlog.doubt:
         rows = counted(backlog.doubt, "row was sent", "rows were sent")
         yield _task(
             code,
-            f"{rows} and no answer came; changes of the same entity wait behind: look at the portal.",
+            f"{rows} and no answer came; changes of the same entity wait until it is known what "
+            "became of them, which is looked into when the portal has surely stopped.",
             "magenta",
         )
 
@@ -215,6 +263,7 @@ def _task(code: str, words: str, style: str) -> Text:
 def _document(over: Overview, code: str) -> dict[str, object]:
     view, lane = over.portals.get(code), over.lanes.get(code, LaneView())
     backlog, recent = over.backlogs.get(code, NOTHING), over.recent.get(code, {})
+    stops = over.stops.get(code, ())
     return {
         "code": code,
         "known": view is not None,
@@ -226,5 +275,6 @@ def _document(over: Overview, code: str) -> dict[str, object]:
         "dead": over.dead.get(code, 0),
         "recent": dict(recent),
         "recent_minutes": RECENT_MIN,
-        "to_do": [task.plain for task in _tasks(over, code)],
+        "stops": [record(stop) for stop in stops],
+        "to_do": [*map(_stop_in_one_line, stops), *(task.plain for task in _tasks(over, code))],
     }

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog, until_interrupted
+from b24sync.cli.held import ways_on
 from b24sync.cli.layout import (
+    OUTCOME_STYLES,
     OUTCOME_WORDS,
     bar,
     complaint,
@@ -21,20 +23,28 @@ from b24sync.cli.layout import (
     number,
     outcome_text,
     read_span,
+    record,
     span,
     table,
 )
-from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome
+from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome, RowState
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import lanes, stories, tenants, views
 from b24sync.edge.database import reading
-from b24sync.edge.views import Backlog, Overview
+from b24sync.edge.stories import ResultView
+from b24sync.edge.views import Backlog, Overview, StopView
 from b24sync.world import World, credential_of
 
 LONGEST_WAIT_S = 1.0
 """How long to wait at the most before looking again: changes may come in at any time."""
 
-FAILURES_SHOWN = 10
+FAILURES = (ResultOutcome.FAILED, ResultOutcome.STOPPED)
+"""Outcomes after which the run has not done what it should."""
+
+TROUBLES = (*FAILURES, ResultOutcome.DIFFERENT)
+"""Outcomes that are told one by one, at most so many of each."""
+
+TROUBLES_SHOWN = 10
 
 
 @click.command(
@@ -43,8 +53,10 @@ FAILURES_SHOWN = 10
         "b24sync sync                          what is due now",
         "b24sync sync --until-empty            wait for retries and limits, too",
         "b24sync sync --portal acme --kind contact --kind deal --limit 500",
-        exits="0  done; 1  some changes failed, or the time was over first; 2  unknown portal or "
-        "mode; 3  the database cannot be used",
+        "b24sync sync --halt strict            stop at the first change that fails",
+        exits="0  done, be it that records differ from what was said; 1  some changes failed or "
+        "stopped a lane, or the time was over first; 2  unknown portal or mode; 3  the database "
+        "cannot be used",
     ),
 )
 @click.option("--portal", metavar="CODE", help="Only this portal.")
@@ -52,9 +64,7 @@ FAILURES_SHOWN = 10
 @click.option(
     "--halt",
     type=click.Choice([str(mode) for mode in HaltMode]),
-    default=str(HaltMode.INDEPENDENT),
-    show_default=True,
-    help="How far a failed change reaches; chain and strict are not available yet.",
+    help="How far a failed change reaches.  [default: as the portal's policy says]",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most so many rows.")
 @click.option("--until-empty", is_flag=True, help="Go on until nothing is left that time can mend.")
@@ -67,7 +77,7 @@ def sync(  # noqa: PLR0913 - one parameter for each option
     *,
     portal: str | None,
     kinds: tuple[str, ...],
-    halt: str,
+    halt: str | None,
     limit: int | None,
     until_empty: bool,
     timeout: int | None,
@@ -78,8 +88,12 @@ def sync(  # noqa: PLR0913 - one parameter for each option
 
     Any number of these and of workers may run at once. The first Ctrl-C ends the run after the
     request under way, the second at once; nothing is lost by either.
+
+    A change that failed makes exit code 1, and so does one that stopped its lane (`b24sync held`).
+    One that was applied, but the record read afterwards is different, is a warning only.
     """
-    order = Order(portal=portal, kinds=kinds, halt=HaltMode(halt), limit=limit)
+    mode = None if halt is None else HaltMode(halt)
+    order = Order(portal=portal, kinds=kinds, halt=mode, limit=limit)
     with desk.opened() as world, until_interrupted() as stopped:
         check_portal(world, portal)
         _refuse_closed(world, portal)
@@ -101,16 +115,24 @@ def sync(  # noqa: PLR0913 - one parameter for each option
         with reading(world.engine) as connection:
             over = views.overview(connection)
             left = _left(views.backlogs(connection, code=portal, kinds=kinds))
-            choice = stories.ResultChoice(
-                portal=portal, outcomes=(str(ResultOutcome.FAILED),), after_id=newest
+            troubles = tuple(
+                view
+                for outcome in TROUBLES
+                for view in stories.results(
+                    connection,
+                    stories.ResultChoice(portal=portal, outcomes=(outcome,), after_id=newest),
+                    limit=TROUBLES_SHOWN,
+                )
             )
-            failures = stories.results(connection, choice, limit=FAILURES_SHOWN)
-    _report(desk, total, failures, _reasons(over, left, portal), as_json=as_json)
+    stops = [stop for code in left for stop in over.stops.get(code, ())]
+    ran = _Ran(tally=total, troubles=troubles, left=_reasons(over, left, portal), stops=stops)
+    _report(desk, ran, as_json=as_json)
     if stopped.is_set():
         desk.note("stopped as asked; what is left stays in the outbox")
     if is_late:
         desk.note("the time was over before everything was done", style="yellow")
-    return FAILED if total.outcomes.get(ResultOutcome.FAILED) or is_late else 0
+    has_failed = any(total.outcomes.get(outcome) for outcome in FAILURES)
+    return FAILED if has_failed or is_late else 0
 
 
 def _refuse_closed(world: World, portal: str | None) -> None:
@@ -181,26 +203,34 @@ def _drained(run: _Run) -> tuple[Tally, bool]:
         if not run.until_empty or not _is_worth_waiting(run):
             break
         _wait(run)
-    is_late = run.is_late() and any(_waits(b) for b in _unfinished(run).values())
+    going = _unfinished(run, going_only=True)
+    is_late = run.is_late() and any(_waits(backlog) for backlog in going.values())
     return total, is_late and not run.stopped.is_set()
 
 
-def _unfinished(run: _Run) -> Mapping[str, Backlog]:
+def _unfinished(run: _Run, *, going_only: bool = False) -> Mapping[str, Backlog]:
     with reading(run.world.engine) as connection:
-        return views.backlogs(connection, code=run.order.portal, kinds=run.order.kinds)
+        return views.backlogs(
+            connection, code=run.order.portal, kinds=run.order.kinds, going_only=going_only
+        )
 
 
 def _is_worth_waiting(run: _Run) -> bool:
-    """Whether rows are left that go by themselves: ready or under way, of a portal that is called."""
+    """Whether rows are left that go by themselves.
+
+    Ready, under way or in doubt, of a portal that is called; not in a lane that stands still until
+    a person decides.
+    """
     with reading(run.world.engine) as connection:
         called = {
             view.code for view in views.portals(connection) if view.state == PortalState.ACTIVE
         }
-    return any(_waits(backlog) for code, backlog in _unfinished(run).items() if code in called)
+    going = _unfinished(run, going_only=True)
+    return any(_waits(backlog) for code, backlog in going.items() if code in called)
 
 
 def _waits(backlog: Backlog) -> bool:
-    return backlog.ready + backlog.later + backlog.batched > 0
+    return backlog.ready + backlog.later + backlog.batched + backlog.doubt > 0
 
 
 def _wait(run: _Run) -> None:
@@ -253,6 +283,8 @@ def _reasons(over: Overview, left: Mapping[str, Backlog], portal: str | None) ->
                 f"{code}: {counted(waiting, 'row')} ready; the portal cannot be reached, next try "
                 f"in {span(lane.resting_ms)}"
             )
+        elif over.stops.get(code) and waiting:
+            lines.append(f"{code}: {counted(waiting, 'row')} ready {_behind(over.stops[code])}")
         elif waiting:
             when = lane.next_due_ms if lane is not None else None
             lines.append(f"{code}: {counted(waiting, 'row')} ready, next in {span(when)}")
@@ -261,7 +293,7 @@ def _reasons(over: Overview, left: Mapping[str, Backlog], portal: str | None) ->
             for n, why in (
                 (backlog.batched, "in a batch of another worker"),
                 (backlog.doubt, "in doubt: sent, and the answer is not known"),
-                (backlog.held, "held: for the id of another entity, or by a person"),
+                (backlog.held, f"held: `b24sync held list --portal {code}` says what for"),
                 (backlog.parked, "behind an earlier row of the same entity"),
             )
             if n
@@ -269,42 +301,65 @@ def _reasons(over: Overview, left: Mapping[str, Backlog], portal: str | None) ->
     return lines
 
 
-def _report(
-    desk: Desk,
-    total: Tally,
-    failures: tuple[stories.ResultView, ...],
-    reasons: list[str],
-    *,
-    as_json: bool,
-) -> None:
+def _behind(stops: Sequence[StopView]) -> str:
+    numbers = ", ".join(str(stop.row_id) for stop in stops)
+    return f"behind row {numbers}, which stops its lane"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ran:
+    """What a run came to, and what is left."""
+
+    tally: Tally
+    troubles: Sequence[ResultView]
+    left: Sequence[str]
+    stops: Sequence[StopView]
+
+
+def _report(desk: Desk, ran: _Ran, *, as_json: bool) -> None:
+    total = ran.tally
     if as_json:
         desk.emit(
             {
                 "batches": total.batches,
+                "looks": total.looks,
                 "outcomes": {str(name): n for name, n in total.outcomes.items()},
                 "deferred": total.deferred,
-                "left": reasons,
+                "left": ran.left,
+                "stops": [record(stop) for stop in ran.stops],
             }
         )
         return
-    if total.rows:
+    if total.rows or total.looks:
         desk.show(_outcomes(total), Text())
-    for failure in failures:
-        entity = Text(f"{failure.kind} {failure.key} {failure.operation}  ", "red")
-        desk.show(entity.append(complaint(failure.error_code, failure.error_text)))
-    failed = total.outcomes.get(ResultOutcome.FAILED, 0)
-    if failed > len(failures):
-        desk.note(f"and {failed - len(failures)} more: b24sync dead")
+    _tell_troubles(desk, ran)
     done = counted(total.batches, "batch", "batches")
     desk.show(Text(f"{counted(_final(total.outcomes), 'row')} finished in {done}", "bold"))
-    for reason in reasons:
+    for reason in ran.left:
         desk.note(f"left  {reason}", style="yellow")
+    for stop in ran.stops:
+        if stop.state == RowState.HELD:
+            row = f"row {stop.row_id}, {stop.operation} of {stop.kind} {stop.key}"
+            words = f"{stop.portal}: its lane stands still at {row}; go on with one of"
+            desk.show(Text(), Text(words, "bold red"), ways_on(str(stop.row_id)))
+
+
+def _tell_troubles(desk: Desk, ran: _Ran) -> None:
+    """What went wrong, change by change, and where the rest can be read."""
+    for view in ran.troubles:
+        entity = Text(f"{view.kind} {view.key} {view.operation}  ", OUTCOME_STYLES[view.outcome])
+        desk.show(entity.append(complaint(view.error_code, view.error_text)))
+    for outcome in TROUBLES:
+        told = sum(view.outcome == outcome for view in ran.troubles)
+        more = ran.tally.outcomes.get(outcome, 0) - told
+        if more > 0:
+            desk.note(f"and {more} more: b24sync results --outcome {outcome}")
 
 
 def _outcomes(total: Tally) -> Table:
     shown = table()
     shown.add_column("outcome")
-    shown.add_column("rows", justify="right")
+    shown.add_column("count", justify="right")
     shown.add_column("means", style="dim")
     for outcome in ResultOutcome:
         if n := total.outcomes.get(outcome, 0):
@@ -313,4 +368,6 @@ def _outcomes(total: Tally) -> Table:
         shown.add_row(
             "deferred", number(total.deferred), "not sent this time; goes again, at no charge"
         )
+    if total.looks:
+        shown.add_row("looks", number(total.looks), "requests that only read the portal")
     return shown

@@ -49,7 +49,11 @@ def test_every_command_speaks_to_programs(path: tuple[str, ...], cli: Cli) -> No
     assert "--json" in ran.out
 
 
-@pytest.mark.parametrize("words", [(), ("db",), ("portal",)], ids=["all", "db", "portal"])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("db",), ("portal",), ("links",), ("held",)],
+    ids=["all", "db", "portal", "links", "held"],
+)
 def test_no_command_at_all_is_answered_with_the_commands(words: tuple[str, ...], cli: Cli) -> None:
     """Laid out as help is, and not as an error; exit code 2, since nothing was done."""
     helped = cli(*words, "--help")

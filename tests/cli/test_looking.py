@@ -5,6 +5,8 @@ import io
 import pytest
 from sqlalchemy import Engine
 
+from b24sync.core.model import Ref
+from b24sync.core.refs import stored
 from b24sync.edge import tables
 from b24sync.sandbox import Fault, FaultAction, Sandbox
 from tests.cli.conftest import Cli
@@ -67,6 +69,111 @@ def test_status_gives_the_reason_of_a_stop_and_advice(cli: Cli, sqlite_engine: E
     assert "PAYMENT_REQUIRED" in task
     assert "paid for" in task
     assert "`b24sync portal resume acme`" in task
+
+
+@pytest.fixture
+def stopped(cli: Cli, acme: Sandbox, sqlite_engine: Engine) -> Sandbox:
+    """A portal whose lane stands still at row 1; row 2 is of the same entity, row 3 stands behind."""
+    acme.add_fault(REFUSED)
+    add_rows(sqlite_engine, "bad", "bad", portal="acme", mergeable=False)
+    add_rows(sqlite_engine, "next", portal="acme")
+    assert cli("sync", "--halt", "strict").code == 1
+    return acme
+
+
+def test_status_is_loud_about_a_lane_that_stands_still(cli: Cli, stopped: Sandbox) -> None:
+    """Which row, what the portal said, since when, and the commands with which it goes on."""
+    assert stopped.records("contact") == {}
+
+    told = cli("status")
+    (portal,) = cli("status", "--json").document["portals"]
+
+    (stop,) = portal["stops"]
+    assert "STOPPED" in told.out
+    assert "acme: lane 0 was stopped" in told.out
+    assert "ago by row 1, upsert of contact bad: ACCESS_DENIED: Access denied." in told.out
+    for decision in ("retry", "settle", "skip", "drop"):
+        assert f"b24sync held {decision} 1" in told.out
+        assert f"`b24sync held {decision} 1`" in portal["to_do"][0]
+    assert (stop["row_id"], stop["said"]) == (1, "ACCESS_DENIED: Access denied")
+    assert stop["stopped_ms"] >= 0
+    assert len(portal["to_do"]) == 1
+
+
+def test_status_says_nothing_more_once_somebody_decided(cli: Cli, stopped: Sandbox) -> None:
+    """The lane goes on, and there is nothing to do but for the dead letter."""
+    assert stopped.records("contact") == {}
+    cli("held", "skip", "1")
+
+    (portal,) = cli("status", "--json").document["portals"]
+
+    assert portal["stops"] == []
+    (task,) = portal["to_do"]
+    assert "1 dead letter rests" in task
+
+
+def test_a_row_that_stops_its_lane_is_explained(cli: Cli, stopped: Sandbox) -> None:
+    """What the portal said, what stands still for it, and what somebody can decide."""
+    assert stopped.records("contact") == {}
+
+    ran = cli("explain", "contact", "bad")
+
+    assert "stopped  upsert (row 1, try 1" in ran.out
+    assert (
+        "stopped: ACCESS_DENIED: Access denied; nothing of its lane is sent until somebody decides"
+    ) in ran.out
+    assert "b24sync held settle 1" in ran.out
+    assert "behind row 1 of the same entity" in ran.out
+
+
+def test_what_a_person_decided_is_told_as_that(cli: Cli, stopped: Sandbox) -> None:
+    """No portal judged it."""
+    assert stopped.records("contact") == {}
+    cli("held", "settle", "1", "--remote-id", "4711", "--yes")
+    cli("held", "skip", "2")
+
+    ran = cli("results")
+
+    assert "done by hand; id 4711" in ran.out
+
+
+def test_a_row_that_waits_in_vain_is_explained(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """For which entity, and what became of that."""
+    acme.add_fault(REFUSED)
+    contact = stored(Ref("contact", "bad-1"))
+    add_rows(sqlite_engine, "bad-1", portal="acme", operation="add")
+    cli("sync")
+    order = {"kind": "deal", "operation": "add", "fields": {"title": "t", "contactId": contact}}
+    (row_id,) = add_rows(sqlite_engine, "order", portal="acme", **order)
+    cli("sync")
+
+    ran = cli("explain", "deal", "order")
+
+    assert ("waits for the id of contact bad-1, whose add failed (ACCESS_DENIED, row 1)") in ran.out
+    assert f"`b24sync held skip {row_id}` gives it up" in ran.out
+
+
+def test_entities_that_refer_to_each_other_are_explained(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """One was made without the other, and got the rest afterwards."""
+    assert acme.requests() == []
+    for kind, key, name, other in (
+        ("company", "acme", "contactId", Ref("contact", "ann")),
+        ("contact", "ann", "companyId", Ref("company", "acme")),
+    ):
+        fields = {"title": key, "name": key, name: stored(other)}
+        add_rows(sqlite_engine, key, portal="acme", kind=kind, operation="add", fields=fields)
+
+    cli("sync", "--until-empty", "--timeout", "30s")
+    told = [
+        cli("explain", kind, key).out for kind, key in (("company", "acme"), ("contact", "ann"))
+    ]
+
+    assert sum("begun" in out for out in told) == 1
+    assert any("made without what refers back to it; that follows" in out for out in told)
 
 
 def test_results_are_told_newest_first(cli: Cli, synced: Sandbox) -> None:

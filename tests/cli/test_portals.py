@@ -161,11 +161,50 @@ def test_a_pause_holds_until_it_is_ended(cli: Cli, acme: Sandbox, sqlite_engine:
     assert one(sqlite_engine, tables.portal)["state"] == "active"
 
 
+def test_a_halt_mode_is_set_shown_and_taken_back(cli: Cli, acme: Sandbox) -> None:
+    """For people in a column, for programs under its name."""
+    assert acme.requests() == []
+
+    chosen = cli("portal", "set", "acme", "--halt", "strict")
+    told = cli("portal", "list")
+    listed = cli("portal", "list", "--json")
+    undone = cli("portal", "set", "acme", "--halt", "default", "--json")
+    after = cli("portal", "list", "--json")
+
+    assert (chosen.code, undone.code) == (0, 0)
+    assert chosen.out == "the halt mode of the portal acme is strict\n"
+    header, _, row = (line.split("  ") for line in told.out.splitlines())
+    assert "halt" in [cell.strip() for cell in header]
+    assert "strict" in [cell.strip() for cell in row]
+    assert listed.document["halt"] == "strict"
+    assert undone.document == {"portal": "acme", "halt": None}
+    assert after.document["halt"] is None
+
+
+def test_an_unknown_halt_mode_is_answered_with_the_known_ones(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """Exit code 2, and the policy stays."""
+    assert acme.requests() == []
+
+    ran = cli("portal", "set", "acme", "--halt", "sideways")
+
+    assert ran.code == 2
+    for mode in ("independent", "chain", "strict", "default"):
+        assert mode in ran.err
+    assert one(sqlite_engine, tables.portal)["policy"] is None
+
+
 def test_an_unknown_portal_is_answered_with_the_known_ones(cli: Cli, sqlite_engine: Engine) -> None:
     """A misspelt code is found at a glance."""
     add_portal(sqlite_engine, "acme")
 
-    for words in (["pause", "acne", "--reason", "x"], ["resume", "acne"], ["check", "acne"]):
+    for words in (
+        ["pause", "acne", "--reason", "x"],
+        ["resume", "acne"],
+        ["check", "acne"],
+        ["set", "acne", "--halt", "strict"],
+    ):
         ran = cli("portal", *words)
 
         assert ran.code == 2

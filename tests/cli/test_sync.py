@@ -3,13 +3,15 @@
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine
 
+from b24sync.core.policies import Policy
 from b24sync.edge import tables
 from b24sync.edge.tokens import new_key
-from b24sync.sandbox import Fault, FaultAction, Sandbox
+from b24sync.sandbox import Fault, FaultAction, Sandbox, SandboxConfig
 from b24sync.settings import Settings
 from tests.cli.conftest import Cli
 from tests.house import FAR_MS, add_portal, add_rows, database_now, rows_of, states
@@ -174,6 +176,129 @@ def test_the_portal_of_the_settings_needs_no_adding(
 
     assert ran.code == 0
     assert ran.document["outcomes"] == {"applied": 1}
+
+
+def test_a_run_can_stop_at_the_first_failure(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """Exit code 1, what is left and why, and the commands with which it goes on."""
+    acme.add_fault(REFUSED)
+    add_rows(sqlite_engine, "good", "bad", "next", portal="acme")
+
+    ran = cli("sync", "--halt", "strict")
+
+    assert ran.code == 1
+    assert "contact bad upsert  CRM_FIELD_ERROR_VALUE_NOT_VALID: No such name" in ran.out
+    assert "acme: 1 row ready behind row 2, which stops its lane" in ran.err
+    assert "b24sync held skip 2" in ran.out
+    assert len(acme.records("contact")) == 1
+    assert states(sqlite_engine) == {"bad": "held", "next": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "words", "outcomes"),
+    [
+        ("strict", (), {"stopped": 1, "skipped": 1}),
+        ("strict", ("--halt", "independent"), {"failed": 1, "applied": 1}),
+        ("default", (), {"failed": 1, "applied": 1}),
+        ("default", ("--halt", "chain"), {"failed": 1, "skipped": 1, "applied": 1}),
+    ],
+)
+def test_a_failure_reaches_as_far_as_was_asked_for_or_else_as_the_portals_policy_says(
+    cli: Cli,
+    acme: Sandbox,
+    sqlite_engine: Engine,
+    policy: str,
+    words: tuple[str, ...],
+    outcomes: dict[str, int],
+) -> None:
+    """The option outweighs the policy; without both, others go on."""
+    cli("portal", "set", "acme", "--halt", policy)
+    acme.add_fault(REFUSED)
+    add_rows(sqlite_engine, "bad", "next", portal="acme")
+
+    ran = cli("sync", "--json", *words)
+
+    assert ran.code == 1
+    assert ran.document["outcomes"] == outcomes
+
+
+def test_until_empty_does_not_wait_for_a_person(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """Rows behind one that stops its lane go no further by themselves."""
+    acme.add_fault(REFUSED)
+    add_rows(sqlite_engine, "bad", "next", portal="acme")
+    assert cli("sync", "--halt", "strict").code == 1
+
+    again = cli("sync", "--until-empty", "--timeout", "30s", "--json")
+
+    assert again.code == 0
+    assert again.document["outcomes"] == {}
+    assert [stop["row_id"] for stop in again.document["stops"]] == [1]
+
+
+def test_a_record_that_is_not_as_it_was_said_is_a_warning(
+    cli: Cli, settings: Settings, sqlite_engine: Engine
+) -> None:
+    """Told with the fields, and counted; but the portal did it, so nothing has failed."""
+    verifying = replace(settings, policies={"contact": Policy(verify=True)})
+    fields = {"name": "Ann", "nickname": "A."}
+    add_rows(sqlite_engine, "c-1", portal="acme", fields=fields)
+
+    with Sandbox(SandboxConfig(strict_fields=True)) as forgetful:
+        cli("portal", "add", "acme", "--webhook", forgetful.webhook_url)
+        told = cli("sync", settings=verifying)
+    results = cli("results", "--outcome", "different")
+    explained = cli("explain", "contact", "c-1")
+    status = cli("status", "--json")
+
+    assert told.code == 0
+    assert "contact c-1 upsert  nickname: not a field of the record" in told.out
+    assert "1 row finished in 1 batch" in told.out
+    assert "not as it was said: nickname: not a field of the record; id 1" in results.out
+    assert "different  upsert (row 1, try 1" in explained.out
+    assert "not as it was said: nickname" in explained.out
+    (task,) = status.document["portals"][0]["to_do"]
+    assert "1 change was applied, and the record is not as it was said" in task
+
+
+def test_what_did_not_have_to_be_sent_is_told(
+    cli: Cli, acme: Sandbox, settings: Settings, sqlite_engine: Engine
+) -> None:
+    """An update that says the same again, and changes that went as one command."""
+    sparing = replace(settings, policies={"contact": Policy(skip_unchanged=True)})
+    add_rows(sqlite_engine, "c-1", "c-1", portal="acme")
+    together = cli("sync", "--json", settings=sparing)
+    add_rows(sqlite_engine, "c-1", portal="acme")
+    same = cli("sync", settings=sparing)
+
+    explained = cli("explain", "contact", "c-1")
+
+    assert together.document["outcomes"] == {"applied": 1, "merged": 1}
+    assert same.code == 0
+    assert "nothing had to be sent; the portal is so already" in same.out
+    assert len(acme.records("contact")) == 1
+    assert "went with row" in explained.out
+    assert "unchanged  upsert (row 3" in explained.out
+    assert "nothing had to be sent" in explained.out
+
+
+def test_requests_that_only_read_are_counted(
+    cli: Cli, acme: Sandbox, settings: Settings, sqlite_engine: Engine
+) -> None:
+    """A key that is looked for before it is made costs a look."""
+    matching = replace(settings, policies={"contact": Policy(match="name")})
+    add_rows(sqlite_engine, "c-1", portal="acme")
+
+    ran = cli("sync", settings=matching)
+    again = cli("sync", "--json", settings=matching)
+
+    assert ran.code == 0
+    assert "looks" in ran.out
+    assert "requests that only read the portal" in ran.out
+    assert again.document["looks"] == 0
+    assert len(acme.records("contact")) == 1
 
 
 @pytest.mark.parametrize(

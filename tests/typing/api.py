@@ -6,7 +6,7 @@ from celery import Celery
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
 
-from b24sync import B24SyncError, Change, ChangeError, Outbox, Ref, enqueue, enqueue_many
+from b24sync import B24SyncError, Change, ChangeError, Outbox, Ref, adopt, enqueue, enqueue_many
 from b24sync.drain import Order, Tally, drain
 from b24sync.plugin import beat_entries, install
 from b24sync.settings import Settings, from_mapping
@@ -22,6 +22,7 @@ def writes(session: Session, connection: Connection, scoped: scoped_session[Sess
     enqueue(session, change)
     enqueue(connection, change, change)
     Outbox(schema="sync").enqueue(scoped, change)
+    adopt(session, [("contact", "c-17", 4711), ("contact", "c-18", "4712")], portal="default")
 
     def changes() -> Iterator[Change]:
         yield change

@@ -148,28 +148,6 @@ def repeated(every: Iterable[Entry]) -> list[str]:
     return [entity for entity, lines in Counter(e.entity for e in every).items() if lines > 1]
 
 
-def sizes_of_batches(every: Iterable[Entry]) -> list[int]:
-    """How many commands each batch carries, if all rows are due and all succeed.
-
-    A batch takes the first fifty rows that no earlier unfinished row of their entity stands before.
-    """
-    waiting = [entry.entity for entry in every]
-    sizes: list[int] = []
-    while waiting:
-        taken: set[str] = set()
-        left: list[str] = []
-        for place, entity in enumerate(waiting):
-            if len(taken) == 50:
-                left += waiting[place:]
-                break
-            if entity in taken:
-                left.append(entity)
-            taken.add(entity)
-        sizes.append(len(taken))
-        waiting = left
-    return sizes
-
-
 def _entry(loading: Loading, line: Fields) -> Entry:
     key = loading.key.format_map(line) if "{" in loading.key else line[loading.key]
     entity = f"{loading.kind}:{key}"

@@ -160,6 +160,11 @@ class Stage:
         with self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(text(statement)).mappings()]
 
+    def write(self, statement: str) -> None:
+        """Change the tables, as an application would."""
+        with self.engine.begin() as connection:
+            connection.execute(text(statement))
+
     def number(self, statement: str) -> int:
         """The only value that a statement finds."""
         with self.engine.connect() as connection:
