@@ -15,7 +15,7 @@ from sqlalchemy import Engine, delete, update
 from b24sync.core.model import HaltMode, PortalState, Ref
 from b24sync.core.policies import DoubtPolicy, Policy
 from b24sync.core.refs import stored
-from b24sync.core.saying import NO_FACTS
+from b24sync.core.surroundings import NO_FACTS
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.looking import look
 from b24sync.drain.reconciling import Doubts, decide_doubts
@@ -1373,6 +1373,34 @@ def test_a_worker_that_slept_over_its_look_writes_nothing(house: Engine, portal:
     assert len(portal.records("contact")) == 1
 
 
+def test_only_the_owner_of_the_lane_decides(house: Engine, portal: Distant) -> None:
+    """What somebody found who was away too long is old, and says nothing any more."""
+    world = _world(house, portal)
+    _add(house, "a")
+    portal.holds_up = True
+    drain(world, Order())
+    portal.holds_up = False
+    _quiet(house)
+    asleep = taken(house, owner="asleep")
+    asking = _asking(world, asleep)
+    seen = look(world, asleep, credential_of(world, asleep.tenant), asking.questions)
+    _quiet(house)
+    owner = taken(house, owner="awake")
+    portal.land()
+
+    late = _decide(world, asleep, seen.facts)
+    left = states(house)
+    asking = _asking(world, owner)
+    anew = look(world, owner, credential_of(world, owner.tenant), asking.questions)
+    decided = _decide(world, owner, anew.facts)
+
+    assert seen.facts.matches == {("contact", "a"): ()}
+    assert late is None
+    assert left == {"a": "doubt"}
+    assert decided == Doubts(tally=Tally(outcomes={"applied": 1}))
+    assert list(portal.records("contact")) == [1]
+
+
 def test_an_answer_that_comes_between_look_and_decision_is_believed(
     house: Engine, portal: Distant
 ) -> None:
@@ -1453,29 +1481,39 @@ def test_a_strict_lane_goes_on_standing_for_what_could_not_be_looked_for(
     assert len(portal.records("contact")) == 2
 
 
+STRICTLY = pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        pytest.param(None, STRICT, id="by the run"),
+        pytest.param({"halt": "strict"}, Order(), id="by the portal"),
+    ],
+)
+
+
+@STRICTLY
 def test_a_strict_lane_stops_for_each_row_that_a_person_must_decide_on(
-    house: Engine, portal: Distant
+    house: Engine, portal: Distant, policy: dict[str, str] | None, order: Order
 ) -> None:
     """In their order; who decided on the first has not decided on the second."""
-    change(house, tables.portal, {"policy": {"halt": "strict"}}, code="default")
+    change(house, tables.portal, {"policy": policy}, code="default")
     world = _world(house, portal)
     _add(house, "k0")
     ids = [_add(house, f"q{n}", kind="quote", fields={"title": f"q{n}"}) for n in range(2)]
     portal.loses(executed=True)
-    drain(world, Order())
+    drain(world, order)
     _add(house, "k1")
     stops: list[tuple[int, dict[str, str]]] = []
 
     for number, row_id in enumerate(ids, start=1):
         _quiet(house)
-        drain(world, Order())
+        drain(world, order)
         _quiet(house)
-        assert drain(world, Order()) == Tally()
+        assert drain(world, order) == Tally()
         stops.append((_lane(house)["stopped_by"], states(house)))
         with writing(house) as connection:
             deciding.settle(connection, row_id, kinds={}, remote_id=str(number))
     _quiet(house)
-    drain(world, Order())
+    drain(world, order)
 
     assert stops == [
         (ids[0], {"q0": "held", "q1": "doubt", "k1": "ready"}),
@@ -1485,15 +1523,16 @@ def test_a_strict_lane_stops_for_each_row_that_a_person_must_decide_on(
     assert _results(house)["k0"] == ["unknown", "applied"]
 
 
-def test_a_strict_portal_stops_for_a_person_though_its_worker_went_away_long_ago(
-    house: Engine, portal: Distant
+@STRICTLY
+def test_a_strict_lane_stops_for_a_person_though_its_worker_went_away_long_ago(
+    house: Engine, portal: Distant, policy: dict[str, str] | None, order: Order
 ) -> None:
     """Nobody was there to stop the lane while the portal may have been working."""
-    change(house, tables.portal, {"policy": {"halt": "strict"}}, code="default")
+    change(house, tables.portal, {"policy": policy}, code="default")
     world = _world(house, portal)
     quote = _add(house, "q", kind="quote", fields={"title": "Q"})
     portal.loses(executed=True)
-    drain(world, Order())
+    drain(world, order)
     number = one(house, tables.batch)["id"]
     change(house, tables.outbox, {"state": "batched"})
     change(house, tables.batch, {"state": "sending", "quiet_until": 1}, id=number)
@@ -1501,8 +1540,28 @@ def test_a_strict_portal_stops_for_a_person_though_its_worker_went_away_long_ago
     _add(house, "a")
     time_passes(house)
 
-    tally = drain(world, Order())
+    tally = drain(world, order)
 
     assert tally == Tally(outcomes={"stopped": 1})
     assert _lane(house)["stopped_by"] == quote
     assert states(house) == {"q": "held", "a": "ready"}
+
+
+def test_what_a_circle_was_broken_with_follows_though_the_answer_was_lost(
+    house: Engine, portal: Distant
+) -> None:
+    """The record is found, and gets the reference that it was made without."""
+    world = _world(house, portal)
+    acme = {"title": "Acme", "contactId": stored(Ref("contact", "ann"))}
+    ann = {"name": "Ann", "companyId": stored(Ref("company", "acme"))}
+    add_rows(house, "acme", kind="company", fields=acme)
+    add_rows(house, "ann", fields=ann)
+    portal.loses(executed=True)
+    drain(world, Order())
+    for _ in range(2):
+        _quiet(house)
+        drain(world, Order())
+
+    assert states(house) == {}
+    assert [str(r["contactId"]) for r in portal.records("company").values()] == ["1"]
+    assert _results(house)["acme"] == ["unknown", "begun", "applied"]

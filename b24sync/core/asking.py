@@ -66,7 +66,8 @@ def about_matches(
     }
     body: dict[str, object] = {**method.fixed, **_shared(method, params)}
     if method.fields_param is None:
-        body |= named
+        # Such a list is told where to look by the same params as the change.
+        body |= {**params, **named}
     else:
         body[method.fields_param] = {f"={name}": value for name, value in named.items()}
         body["select"] = [*method.id_path[-1:], *named]

@@ -214,6 +214,7 @@ def journal(
             "lead": command.leads,
             "linked": command.linked,
             "repeatable": command.repeatable,
+            "left_out": sorted(command.remainder or ()),
         }
         for label, command in zip(sent.labels, sent.commands, strict=True)
     }

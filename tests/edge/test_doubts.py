@@ -346,6 +346,22 @@ def test_a_late_answer_that_was_first_counts_and_the_decision_does_not(
     assert one(engine, tables.batch)["state"] == "answered"
 
 
+@pytest.mark.parametrize("state", ["answered", "reconciled"])
+def test_nothing_is_decided_in_a_batch_that_is_closed(
+    engine: Engine, mine: Lane, state: str
+) -> None:
+    """The state of the batch is the fence, whatever its rows look like."""
+    number, _ = _doubt(engine, "a")
+    (found,) = _read(engine, mine)
+    change(engine, tables.batch, {"state": state, "closed_at": 4}, id=number)
+
+    did = _reconcile(engine, found, "46")
+
+    assert not did
+    assert states(engine) == {"a": "doubt"}
+    assert rows_of(engine, tables.result) == []
+
+
 def test_a_decision_about_rows_of_which_one_is_gone_is_not_written(
     engine: Engine, mine: Lane
 ) -> None:
