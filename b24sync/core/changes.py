@@ -21,15 +21,10 @@ from b24sync.core.errors import ChangeError, PlanError
 from b24sync.core.kind_table import KINDS, find_kind
 from b24sync.core.kinds import Kind
 from b24sync.core.model import Change, Link, Operation, Ref, Row
-from b24sync.core.saying import (
-    Facts,
-    Surroundings,
-    Unchanged,
-    Unlinked,
-    is_method_name,
-    may_be_cut,
-    say,
-)
+from b24sync.core.parameters import is_method_name
+from b24sync.core.resolving import may_be_cut
+from b24sync.core.saying import say
+from b24sync.core.surroundings import Facts, Surroundings, Unchanged, Unlinked
 
 KEY_LENGTH = refs.KEY_LENGTH
 KIND_LENGTH = refs.KIND_LENGTH

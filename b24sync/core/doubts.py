@@ -15,8 +15,8 @@ from b24sync.core import refs
 from b24sync.core.asking import about_matches
 from b24sync.core.kinds import Kind, Marker, Method
 from b24sync.core.model import Fault, FaultKind, Operation, Question, ResultOutcome, Row
+from b24sync.core.parameters import ORIGINATOR
 from b24sync.core.policies import DoubtPolicy
-from b24sync.core.saying import ORIGINATOR
 from b24sync.core.settlement import Settlement
 
 LOST = "the answer was lost"

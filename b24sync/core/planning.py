@@ -29,7 +29,8 @@ from b24sync.core.model import (
     Waiting,
 )
 from b24sync.core.policies import Orphans, policy_of, within
-from b24sync.core.saying import Entity, Surroundings, Unchanged, Unlinked, Unread, say
+from b24sync.core.saying import say
+from b24sync.core.surroundings import Entity, Surroundings, Unchanged, Unlinked, Unread
 
 _ALONE: Mapping[int, Sequence[Row]] = MappingProxyType({})
 

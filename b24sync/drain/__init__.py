@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from b24sync.core.errors import CredentialError, SettingsError
 from b24sync.core.model import HaltMode, PortalState, Question
-from b24sync.core.saying import NO_FACTS, Facts
+from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain import heeding
 from b24sync.drain.claiming import Look, Ready, Rest, claim
 from b24sync.drain.looking import Seen, look, patient

@@ -26,7 +26,7 @@ from b24sync.core.model import (
 )
 from b24sync.core.planning import needed_links, plan
 from b24sync.core.policies import policy_of
-from b24sync.core.saying import Facts, Surroundings
+from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.reconsidering import reconsidered
 from b24sync.edge import lanes, ledger, settling, tenants

@@ -35,7 +35,7 @@ from b24sync.core.model import (
     Unknown,
 )
 from b24sync.core.replies import answers, interpret, unanswered, whole_fault
-from b24sync.core.saying import NO_FACTS, Facts
+from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain.orders import milliseconds
 from b24sync.edge import adopting, lanes, waiting
 from b24sync.edge.adopting import KnownRecord

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from b24sync.core.model import HaltMode
-from b24sync.core.saying import NO_FACTS, Facts
+from b24sync.core.surroundings import NO_FACTS, Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

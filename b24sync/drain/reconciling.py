@@ -17,8 +17,8 @@ from b24sync.core.doubts import Decision, cannot_tell, decide, is_final
 from b24sync.core.kind_table import find_kind
 from b24sync.core.model import HaltMode, Question
 from b24sync.core.policies import DoubtPolicy, policy_of
-from b24sync.core.saying import Entity, Facts
 from b24sync.core.settlement import Settlement
+from b24sync.core.surroundings import Entity, Facts
 from b24sync.drain.orders import Tally, milliseconds
 from b24sync.edge import adopting, doubts, lanes, tenants
 from b24sync.edge.adopting import KnownRecord

@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from b24sync.core import refs
 from b24sync.core.model import Command, Plan, Ref, Refusal, Row, Waiting
 from b24sync.core.planning import circle_of, needed_links, plan, spelled
-from b24sync.core.saying import Entity, Surroundings, may_be_cut
+from b24sync.core.resolving import may_be_cut
+from b24sync.core.surroundings import Entity, Surroundings
 from b24sync.edge import parents, waiting
 from b24sync.edge.links import read_links
 

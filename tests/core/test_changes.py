@@ -19,7 +19,7 @@ from b24sync.core.errors import ChangeError
 from b24sync.core.kinds import Kind, Method
 from b24sync.core.model import Change, Link, Operation, Ref, Row
 from b24sync.core.planning import plan
-from b24sync.core.saying import Facts, Surroundings
+from b24sync.core.surroundings import Facts, Surroundings
 
 STOCK = Kind(
     name="stock",

@@ -31,7 +31,7 @@ from b24sync.core.model import (
 )
 from b24sync.core.planning import circle_of, needed_links, plan, spelled
 from b24sync.core.policies import Orphans, Policy
-from b24sync.core.saying import NO_FACTS, Facts, Surroundings
+from b24sync.core.surroundings import NO_FACTS, Facts, Surroundings
 
 NOW_MS = 1_700_000_000_000
 ACME = {"$ref": {"kind": "company", "key": "acme"}}

@@ -24,19 +24,11 @@ from b24sync.core.model import (
     Said,
     Unreadable,
 )
+from b24sync.core.parameters import is_method_name, method_of
 from b24sync.core.policies import Policy
-from b24sync.core.saying import (
-    NO_FACTS,
-    Facts,
-    Surroundings,
-    Unchanged,
-    Unlinked,
-    Unread,
-    is_method_name,
-    may_be_cut,
-    method_of,
-    say,
-)
+from b24sync.core.resolving import may_be_cut
+from b24sync.core.saying import say
+from b24sync.core.surroundings import NO_FACTS, Facts, Surroundings, Unchanged, Unlinked, Unread
 
 ACME = {"$ref": {"kind": "company", "key": "acme"}}
 ITSELF = {"$ref": {"kind": "contact", "key": "k-1"}}
