@@ -839,6 +839,17 @@ def test_a_limit_is_kept_to_the_row(house: Engine) -> None:
     assert len(rows_of(house, tables.outbox)) == 3
 
 
+def test_a_limit_is_kept_where_more_rows_would_go_as_one(house: Engine) -> None:
+    """Who asks for two rows gets two, one after the other, and no third merged into them."""
+    ids = add_rows(house, "a", "a", "a")
+    portal = _portal()
+
+    tally = drain(world_of(house, portal), Order(limit=2))
+
+    assert tally == Tally(batches=2, outcomes={"applied": 2}, more=True)
+    assert endings(house) == {ids[0]: ["applied"], ids[1]: ["applied"]}
+
+
 def test_a_run_for_some_kinds_leaves_the_others_and_ends(house: Engine) -> None:
     """Rows of other kinds keep the lane due, and must not keep the run busy."""
     add_rows(house, "a", "b")
@@ -1443,6 +1454,8 @@ def test_a_look_that_is_not_answered_costs_nothing_and_the_portal_is_left_alone(
     rows = rows_of(lite_house, tables.outbox)
     assert {(row["state"], row["attempts"], row["deliveries"]) for row in rows} == {("ready", 0, 0)}
     assert rows_of(lite_house, tables.result) == rows_of(lite_house, tables.batch) == []
+    lane = one(lite_house, tables.lane)
+    assert (lane["breaker"], lane["fail_streak"]) == ("open", 1)
 
 
 @pytest.mark.parametrize("halt", HaltMode)

@@ -211,7 +211,7 @@ def _heads(desk: _Desk, gathered: _Gathered) -> ledger.Heads:
     heads = ledger.read_heads(
         desk.connection,
         desk.mine,
-        limit=max(gathered.size, len(first)),
+        limit=gathered.size,
         without=gathered.met,
         kinds=desk.order.kinds,
         only=first or None,

@@ -360,6 +360,7 @@ def test_the_journal_says_what_will_be_sent(engine: Engine, mine: Lane) -> None:
             "lead": row_id,
             "linked": False,
             "repeatable": False,
+            "left_out": [],
         }
     }
 
