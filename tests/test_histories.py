@@ -45,6 +45,12 @@ def test_histories_end_as_if_each_change_went_alone(engine: Engine) -> None:
         live(engine, seed)
 
 
+@pytest.mark.parametrize("seed", [22113, 40752])
+def test_what_was_lost_as_one_is_said_again_as_one(engine: Engine, seed: int) -> None:
+    """Two histories in which an older value came back for a moment: the later row had a delay of its own."""
+    live(engine, seed)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_ten_thousand_histories_end_as_if_each_change_went_alone(engine: Engine) -> None:

@@ -193,7 +193,8 @@ class _Fate:
 
 def _fate(settlement: Settlement, now: int) -> _Fate:
     return _Fate(
-        due_at=now + (settlement.requeue_ms or 0),
+        # What stands behind waits for its head and not for a time, so that they go together again.
+        due_at=now if settlement.is_behind else now + (settlement.requeue_ms or 0),
         charged=settlement.charged,
         spared=settlement.spared,
         is_behind=settlement.is_behind,

@@ -446,7 +446,9 @@ def test_rows_that_go_back_as_one_stand_behind_the_first_of_them(engine: Engine)
     assert {(row["attempts"], row["last_error"], row["batch_id"]) for row in rows} == {
         (1, "SORRY", None)
     }
-    assert {row["due_at"] - database_now(engine) > 50_000 for row in rows} == {True}
+    # The delay is the head's alone: when it goes again, nothing keeps the others from going with it.
+    now = database_now(engine)
+    assert [row["due_at"] - now > 50_000 for row in rows] == [True, False, False]
     assert [r["outbox_id"] for r in rows_of(engine, tables.result)] == ids[:1]
 
 
