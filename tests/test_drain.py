@@ -1275,7 +1275,7 @@ def test_values_that_are_not_there_afterwards_are_told_too(house: Engine) -> Non
 
     result = one(house, tables.result)
     assert result["outcome"] == "different"
-    assert result["error_text"] == "fm: wanted '{'PHONE': ['+1']}', found '+7'"
+    assert result["error_text"] == "fm: wanted '{PHONE: [+1]}', found '+7'"
 
 
 def test_a_verification_that_is_lost_leaves_the_answer_as_it_was(

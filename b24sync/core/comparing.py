@@ -63,9 +63,9 @@ def differences(
         if holds_file(wanted):
             continue
         if spelt not in found:
-            different.append(Difference(name, _shown(wanted), None))
+            different.append(Difference(name, shown(wanted), None))
         elif not same(wanted, found[spelt], yes_no):
-            different.append(Difference(name, _shown(wanted), _shown(found[spelt])))
+            different.append(Difference(name, shown(wanted), shown(found[spelt])))
     return tuple(different)
 
 
@@ -74,7 +74,7 @@ def summary(found: Iterable[Difference]) -> str:
 
     Raises: nothing.
     """
-    return "; ".join(f"{_shown(one.field)}: {_said(one)}" for one in found)
+    return "; ".join(f"{shown(one.field)}: {_said(one)}" for one in found)
 
 
 def fingerprints(fields: Mapping[str, object], *, yes_no: YesNo = ("Y", "N")) -> Mapping[str, str]:
@@ -89,17 +89,6 @@ def fingerprints(fields: Mapping[str, object], *, yes_no: YesNo = ("Y", "N")) ->
     written = cast("dict[str, object]", with_booleans(fields, yes_no))
     found = {name: _fingerprint(value) for name, value in written.items()}
     return {name: mark for name, mark in found.items() if mark is not None}
-
-
-def says_again(
-    fields: Mapping[str, object], former: Mapping[str, str], *, yes_no: YesNo = ("Y", "N")
-) -> bool:
-    """Whether every field is said with the value whose fingerprint is known; not of no field.
-
-    Raises: nothing.
-    """
-    now = fingerprints(fields, yes_no=yes_no)
-    return len(now) == len(fields) > 0 and all(former.get(name) == now[name] for name in now)
 
 
 def _fingerprint(value: object) -> str | None:
@@ -121,8 +110,11 @@ def _said(one: Difference) -> str:
     return f"wanted '{one.wanted}', found '{one.found}'"
 
 
-def _shown(value: object) -> str:
-    """Write a value for people: one line, not too long."""
+def shown(value: object) -> str:
+    """Write a value for people: one line, not too long.
+
+    Raises: nothing.
+    """
     text = _words(value, _DEPTH_SHOWN)
     printable = "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode()

@@ -286,5 +286,7 @@ def _different(kinds: Mapping[str, Kind], command: Command, answer: object) -> s
         rows = multivalues.present(name, record)
         if multivalues.is_values(name, value) and not multivalues.holds(name, value, rows):
             held = ", ".join(row.value for row in rows)
-            found.append(comparing.Difference(field=name, wanted=str(value)[:100], found=held))
+            found.append(
+                comparing.Difference(field=name, wanted=comparing.shown(value), found=held)
+            )
     return comparing.summary(tuple(found)) if found else None

@@ -12,7 +12,6 @@ from b24sync.core.comparing import (
     Difference,
     differences,
     fingerprints,
-    says_again,
     summary,
 )
 from b24sync.core.kinds import Names
@@ -283,43 +282,11 @@ def test_a_boolean_is_hashed_as_its_kind_and_field_write_it() -> None:
     assert fingerprints({"a": {"UF_A": False}}) == fingerprints({"a": {"UF_A": 0}})
 
 
-@given(records)
-@settings(deadline=None)
-def test_what_is_said_twice_is_said_again(fields: dict[str, object]) -> None:
-    """Unless a field cannot be written at all, or nothing is said."""
-    former = fingerprints(fields)
-
-    again = says_again(fields, former)
-
-    assert again == (len(former) == len(fields) > 0)
-
-
-def test_a_change_says_again_what_is_among_what_was_said() -> None:
-    """It may say less; one new field or value, and it says something new."""
-    former = fingerprints({"title": "A", "name": "n", "open": True})
-
-    assert says_again({"title": "A"}, former)
-    assert says_again({"open": "Y", "title": "A"}, former)
-    assert not says_again({"title": "B", "name": "n"}, former)
-    assert not says_again({"title": "A", "phone": ""}, former)
-    assert not says_again({}, former)
-    assert not says_again({"title": "A"}, {})
-
-
-def test_the_words_of_a_kind_are_those_of_what_it_says_again() -> None:
-    """A boolean said as 1 was not said as Y."""
-    former = fingerprints({"open": 1})
-
-    assert says_again({"open": True}, former, yes_no=("1", "0"))
-    assert not says_again({"open": True}, former)
-
-
 def test_what_cannot_be_written_was_never_said() -> None:
     """Half a character, or no number."""
     fields = {"a": "\ud800", "b": float("nan")}
 
     assert fingerprints(fields) == {}
-    assert not says_again(fields, {})
 
 
 def test_the_name_of_a_field_is_no_part_of_its_fingerprint() -> None:
