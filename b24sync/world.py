@@ -6,11 +6,13 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from b24sync.core.errors import CredentialError
-from b24sync.edge.database import make_engine
+from b24sync.edge.database import make_engine, transact
 from b24sync.edge.portal import Credential, PortalClient
 from b24sync.edge.tenants import Tenant
 from b24sync.edge.tokens import AuthKind, Keyring, credential_for, parse_webhook
@@ -21,11 +23,47 @@ DEFAULT_PORTAL = "default"
 """The portal that the setting ``webhook_url`` describes."""
 
 
+T = TypeVar("T")
+
+
+class Step(StrEnum):
+    """What a worker does in one piece: a transaction, or one exchange with a portal."""
+
+    WAKE = "wake"
+    TAKE = "take"
+    RECOVER = "recover"
+    DECIDE = "decide"
+    SUSPECT = "suspect"
+    CLAIM = "claim"
+    GO = "go"
+    SEND = "send"
+    SETTLE = "settle"
+    RETURN = "return"
+    LOOK = "look"
+    LEARN = "learn"
+    RENEW = "renew"
+    PAUSE = "pause"
+    RELEASE = "release"
+
+
+class Moment(StrEnum):
+    """When a step is told of. A transaction is committed ``AFTER`` it."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+def _untold(_step: Step, _moment: Moment) -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """The collaborators of a pass.
 
     ``chance`` gives numbers in [0, 1); ``clock`` monotonic seconds; ``owner`` is for people only.
+    ``telling`` is told before and after every step, in the worker's own thread: for tracing, and
+    for tests that end a process there.
     """
 
     engine: Engine
@@ -35,6 +73,14 @@ class World:
     chance: Callable[[], float]
     clock: Callable[[], float]
     owner: str
+    telling: Callable[[Step, Moment], None] = _untold
+
+    def transact(self, step: Step, work: Callable[[Connection], T]) -> T:
+        """Run one step that is one writing transaction; as ``edge.database.transact``."""
+        self.telling(step, Moment.BEFORE)
+        done = transact(self.engine, work)
+        self.telling(step, Moment.AFTER)
+        return done
 
 
 def build(settings: Settings, *, slots: int = 1) -> World:

@@ -27,10 +27,9 @@ from b24sync.drain.orders import Order, Pass, Tally, milliseconds
 from b24sync.drain.reconciling import decide_doubts
 from b24sync.drain.sending import dispatch
 from b24sync.edge import lanes, ledger, tenants
-from b24sync.edge.database import transact
 from b24sync.edge.guards import Raced
 from b24sync.edge.lanes import Lane
-from b24sync.world import World, credential_of
+from b24sync.world import Step, World, credential_of
 
 __all__ = ["Order", "Tally", "drain"]
 
@@ -82,7 +81,7 @@ def drain(
     run = _Run(
         world=world, order=order, begun_s=world.clock(), stopping=stopping, watching=watching
     )
-    transact(world.engine, partial(lanes.wake, code=order.portal))
+    world.transact(Step.WAKE, partial(lanes.wake, code=order.portal))
     total = Tally()
     # Lanes with nothing for this run: of other kinds they may be due for ever.
     idle: set[tuple[str, int]] = set()
@@ -99,8 +98,8 @@ def drain(
 
 def _taken(world: World, order: Order, idle: Collection[tuple[str, int]]) -> Lane | None:
     lease_ms = milliseconds(world.settings.lease_s)
-    return transact(
-        world.engine,
+    return world.transact(
+        Step.TAKE,
         partial(lanes.take, owner=world.owner, lease_ms=lease_ms, code=order.portal, without=idle),
     )
 
@@ -123,8 +122,8 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
         end = _one_pass(run, mine, end.facts, before + served)
         served += end.tally
         run.watching(end.tally)
-    transact(
-        world.engine,
+    world.transact(
+        Step.RELEASE,
         partial(lanes.release, mine=mine, served=served.rows, rest_ms=end.rest_ms),
     )
     log.debug("lane_released portal=%s lane=%s rows=%d", mine.tenant.code, mine.lane, served.rows)
@@ -145,7 +144,7 @@ def _recovered(world: World, mine: Lane) -> Lane:
                 "batch_recovered portal=%s batch=%d became=%s", mine.tenant.code, number, became
             )
 
-    transact(world.engine, recover)
+    world.transact(Step.RECOVER, recover)
     return replace(mine, open_batch_id=None)
 
 
@@ -155,7 +154,7 @@ def _decided(run: _Run, mine: Lane, before: Tally) -> Pass:
     facts = NO_FACTS
     while run.lasts(before + done):
         decide = partial(decide_doubts, world, mine, facts, halt=run.order.halt)
-        found = transact(world.engine, decide)
+        found = world.transact(Step.DECIDE, decide)
         if found is None:
             break
         done += found.tally
@@ -188,7 +187,9 @@ def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
     except (CredentialError, SettingsError) as error:
         return _unusable(world, mine, str(error))
     try:
-        claimed = transact(world.engine, partial(claim, world, run.order, mine, facts, before.rows))
+        claimed = world.transact(
+            Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows)
+        )
     except Raced:
         log.info("claim_raced portal=%s lane=%s", mine.tenant.code, mine.lane)
         return Pass(tally=Tally(), goes_on=True, first_rows=mine.first_rows, facts=facts)
@@ -225,7 +226,7 @@ def _looked(world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen) ->
         if seen.whole is not None:
             heeding.heed_portal(connection, mine, seen.whole, seen.reply)
 
-    transact(world.engine, heed)
+    world.transact(Step.LEARN, heed)
     return Pass(
         tally=tally + Tally(looks=1),
         goes_on=not silent and seen.whole is None,
@@ -237,8 +238,8 @@ def _looked(world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen) ->
 
 def _unusable(world: World, mine: Lane, reason: str) -> Pass:
     """A portal that cannot be called as it is configured waits for a person."""
-    transact(
-        world.engine,
+    world.transact(
+        Step.PAUSE,
         partial(
             tenants.pause, code=mine.tenant.code, state=PortalState.MISCONFIGURED, reason=reason
         ),

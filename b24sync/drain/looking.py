@@ -39,10 +39,9 @@ from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain.orders import milliseconds
 from b24sync.edge import adopting, lanes, waiting
 from b24sync.edge.adopting import KnownRecord
-from b24sync.edge.database import transact
 from b24sync.edge.lanes import Lane
 from b24sync.edge.portal import Credential
-from b24sync.world import World
+from b24sync.world import Moment, Step, World
 
 log = logging.getLogger("b24sync")
 
@@ -89,7 +88,7 @@ def look(world: World, mine: Lane, credential: Credential, questions: Sequence[Q
         return Seen(batch=batch, reply=reply, whole=whole)
     facts = _facts(world.settings.kinds, questions, outcomes, answers(batch, reply))
     if facts.matches:
-        transact(world.engine, partial(_adopt, code=mine.tenant.code, facts=facts))
+        world.transact(Step.LEARN, partial(_adopt, code=mine.tenant.code, facts=facts))
     log.debug("looked portal=%s questions=%d", mine.tenant.code, len(questions))
     return Seen(facts=facts, batch=batch, reply=reply)
 
@@ -112,7 +111,7 @@ def patient(world: World, mine: Lane, seen: Seen, *, strict: bool) -> tuple[Seen
     rest_ms = LOOK_AGAIN_MS + backoff_ms(0, policy=policy, jitter=world.chance())
     if not strict:
         put_off = partial(waiting.put_off, code=mine.tenant.code, rows=passing, rest_ms=rest_ms)
-        transact(world.engine, put_off)
+        world.transact(Step.LEARN, put_off)
     failures = {entity: f for entity, f in seen.facts.failures.items() if entity not in passing}
     facts = replace(seen.facts, failures=failures)
     return replace(seen, facts=facts), rest_ms if strict else None
@@ -200,11 +199,13 @@ def _asked(
     def keep(connection: Connection) -> bool:
         return lanes.keep(connection, mine, lease_ms=lease_ms)
 
-    transact(world.engine, keep)
+    world.transact(Step.LEARN, keep)
+    world.telling(Step.LOOK, Moment.BEFORE)
     try:
         reply = world.client.send(credential, batch, deadline_s=deadline_s)
     except SendError as error:
         return error, unanswered(batch, error)
+    world.telling(Step.LOOK, Moment.AFTER)
     return reply, interpret(batch, reply)
 
 

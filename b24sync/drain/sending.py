@@ -21,10 +21,9 @@ from b24sync.drain.claiming import Ready
 from b24sync.drain.looking import verified
 from b24sync.drain.orders import Pass, Tally, milliseconds
 from b24sync.edge import lanes, ledger, settling
-from b24sync.edge.database import transact
 from b24sync.edge.lanes import Lane
 from b24sync.edge.portal import Credential
-from b24sync.world import World
+from b24sync.world import Moment, Step, World
 
 log = logging.getLogger("b24sync")
 
@@ -49,9 +48,10 @@ class _Answer:
 def dispatch(world: World, mine: Lane, ready: Ready, credential: Credential) -> Pass:
     """Go, send, and record; the socket is touched only after the go is committed."""
     settings = world.settings
-    if not transact(world.engine, partial(_go, world, mine, ready.batch_id)):
+    if not world.transact(Step.GO, partial(_go, world, mine, ready.batch_id)):
         log.warning("batch_lost portal=%s batch=%d", mine.tenant.code, ready.batch_id)
         return Pass(tally=ready.tally, goes_on=False)
+    world.telling(Step.SEND, Moment.BEFORE)
     try:
         reply = world.client.send(credential, ready.batch, deadline_s=settings.request_timeout_s)
     except NeverSent as error:
@@ -65,6 +65,7 @@ def dispatch(world: World, mine: Lane, ready: Ready, credential: Credential) -> 
             error.took_s,
         )
         return _recorded(world, mine, ready, unanswered(ready.batch, error), None)
+    world.telling(Step.SEND, Moment.AFTER)
     outcomes = verified(world, mine, credential, ready.batch, interpret(ready.batch, reply))
     return _recorded(world, mine, ready, outcomes, reply)
 
@@ -91,7 +92,7 @@ def _never_sent(world: World, mine: Lane, ready: Ready, error: NeverSent) -> Pas
         lanes.close_batch(connection, mine, ready.batch_id, reached=False)
         lanes.strike(connection, mine, rest_ms=rest_ms)
 
-    transact(world.engine, give_back)
+    world.transact(Step.RETURN, give_back)
     log.warning(
         "portal_unreachable portal=%s cause=%s rest_ms=%d", mine.tenant.code, error.cause, rest_ms
     )
@@ -135,7 +136,7 @@ def _recorded(
     )
     goes_on = whole is None and not silent and not pause_ms and answer.stopped_by is None
     rest_ms = answer.rest_ms
-    if not transact(world.engine, partial(_settle, world, mine, ready, answer)):
+    if not world.transact(Step.SETTLE, partial(_settle, world, mine, ready, answer)):
         log.warning("answer_late portal=%s batch=%d", mine.tenant.code, ready.batch_id)
         return Pass(tally=ready.tally + Tally(batches=1), goes_on=goes_on, rest_ms=rest_ms)
     _report(mine, ready, answer)

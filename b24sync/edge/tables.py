@@ -122,7 +122,7 @@ def _valid_json(column: str) -> CheckConstraint:
 
 def _sqlite_types() -> CheckConstraint:
     """SQLite alone takes any value of any length in any column; one such row would stop its lane."""
-    counters = ("deliveries", "attempts", "not_runs")
+    counters = ("deliveries", "attempts", "not_runs", "losses")
     numbers = ("lane", "generation", "priority", "due_at", *counters, "created_at")
     lengths = {"portal": PORTAL_LENGTH, "kind": KIND_LENGTH, "entity_key": KEY_LENGTH}
     conditions = [f"typeof({column}) = 'integer'" for column in numbers]
@@ -148,6 +148,10 @@ portal = Table(
     Column("token_expires_at", BigInteger),
     Column("token_version", Integer, nullable=False, server_default="0"),
     Column("refresh_lease_until", BigInteger),
+    Column("refresh_lost_at", BigInteger),
+    Column("member_id", String(64)),
+    Column("moved_from", String(255)),
+    Column("moved_at", BigInteger),
     Column("egress_group", _exact(64), nullable=False, server_default="default"),
     Column("rate_x", Double, nullable=False, server_default="50"),
     Column("rate_y", Double, nullable=False, server_default="2"),
@@ -156,6 +160,8 @@ portal = Table(
     Column("state", String(16), nullable=False, server_default=PortalState.ACTIVE),
     Column("state_reason", Text),
     Column("state_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("probe_at", BigInteger),
+    Column("probes", Integer, nullable=False, server_default="0"),
     Column("policy", _json()),
     Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
@@ -171,6 +177,21 @@ portal = Table(
     **MYSQL_OPTIONS,
 )
 """One row per tenant; cold."""
+
+app = Table(
+    PREFIX + "app",
+    metadata,
+    Column("code", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("client_id", String(255), nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("secret_key_id", String(32), nullable=False),
+    Column("server_url", String(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    CheckConstraint("code <> ''", name="code"),
+    **MYSQL_OPTIONS,
+)
+"""OAuth applications; one serves any number of portals, which name it in ``app_id``."""
 
 lane = Table(
     PREFIX + "lane",
@@ -193,6 +214,8 @@ lane = Table(
     Column("fail_streak", Integer, nullable=False, server_default="0"),
     Column("stopped_by", BigInteger),
     Column("first_rows", _json()),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("suspect", BigInteger),
     CheckConstraint("breaker IN ('closed', 'open', 'half_open')", name="breaker"),
     CheckConstraint("(lease_until IS NULL) = (lease_owner IS NULL)", name="no_half_lease"),
     CheckConstraint("breaker = 'closed' OR breaker_until IS NOT NULL", name="breaker_until"),
@@ -236,6 +259,7 @@ outbox = Table(
     Column("deliveries", Integer, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("not_runs", Integer, nullable=False, server_default="0"),
+    Column("losses", Integer, nullable=False, server_default="0"),
     Column("batch_id", BigInteger),
     Column("cmd_no", SmallInteger),
     Column("waits_for", _exact(KIND_LENGTH + KEY_LENGTH + 1)),
@@ -263,7 +287,9 @@ outbox = Table(
     ),
     CheckConstraint("(batch_id IS NULL) = (cmd_no IS NULL)", name="no_half_batch"),
     CheckConstraint("waits_for IS NULL OR state = 'held'", name="only_the_held_wait"),
-    CheckConstraint("deliveries >= 0 AND attempts >= 0 AND not_runs >= 0", name="counters"),
+    CheckConstraint(
+        "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0 AND losses >= 0", name="counters"
+    ),
     CheckConstraint(
         "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
         name="doubt_policy",
@@ -460,7 +486,10 @@ dead = Table(
     Column("dead_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("replayed_as", BigInteger),
     Column("closed_at", BigInteger),
+    Column("closed_by", String(255)),
+    Column("edits", _json()),
     CheckConstraint("replayed_as IS NULL OR closed_at IS NOT NULL", name="a_replay_closes"),
+    _valid_json("edits"),
     sqlite_autoincrement=True,
     **MYSQL_OPTIONS,
 )
@@ -490,6 +519,25 @@ link = Table(
     **MYSQL_OPTIONS,
 )
 """Local entity to remote id, unique both ways."""
+
+duplicate = Table(
+    PREFIX + "duplicate",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False),
+    Column("kind", _exact(KIND_LENGTH), nullable=False),
+    Column("entity_key", _exact(KEY_LENGTH), nullable=False),
+    Column("kept_id", String(64), nullable=False),
+    Column("other_id", _exact(64), nullable=False),
+    Column("found_by", String(16), nullable=False),
+    Column("found_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("closed_at", BigInteger),
+    UniqueConstraint("portal", "kind", "other_id", name="uq_b24sync_duplicate_record"),
+    CheckConstraint("found_by IN ('look-up', 'late-answer', 'audit')", name="found_by"),
+    sqlite_autoincrement=True,
+    **MYSQL_OPTIONS,
+)
+"""Records found on a portal that carry the marker of an entity that has one already."""
 
 bucket = Table(
     PREFIX + "bucket",

@@ -40,6 +40,8 @@ MYSQL_OPTIONS: dict[str, Any] = {
 NOTHING: Mapping[str, Any] = {}
 
 TABLES = (
+    "duplicate",
+    "app",
     "chore",
     "rollup",
     "method_budget",
@@ -55,7 +57,7 @@ TABLES = (
 
 
 def upgrade() -> None:
-    """Make eleven tables and their indexes."""
+    """Make thirteen tables and their indexes."""
     _portal()
     _lane()
     _outbox()
@@ -67,6 +69,8 @@ def upgrade() -> None:
     _method_budget()
     _rollup()
     _chore()
+    _app()
+    _duplicate()
 
 
 def downgrade() -> None:
@@ -89,6 +93,10 @@ def _portal() -> None:
         sa.Column("token_expires_at", sa.BigInteger()),
         sa.Column("token_version", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("refresh_lease_until", sa.BigInteger()),
+        sa.Column("refresh_lost_at", sa.BigInteger()),
+        sa.Column("member_id", sa.String(64)),
+        sa.Column("moved_from", sa.String(255)),
+        sa.Column("moved_at", sa.BigInteger()),
         sa.Column("egress_group", _exact(64), nullable=False, server_default="default"),
         sa.Column("rate_x", sa.Double(), nullable=False, server_default="50"),
         sa.Column("rate_y", sa.Double(), nullable=False, server_default="2"),
@@ -97,6 +105,8 @@ def _portal() -> None:
         sa.Column("state", sa.String(16), nullable=False, server_default="active"),
         sa.Column("state_reason", sa.Text()),
         sa.Column("state_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        sa.Column("probe_at", sa.BigInteger()),
+        sa.Column("probes", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("policy", _json()),
         sa.Column("created_at", sa.BigInteger(), nullable=False, server_default=_now()),
         sa.Column("updated_at", sa.BigInteger(), nullable=False, server_default=_now()),
@@ -137,6 +147,8 @@ def _lane() -> None:
         sa.Column("fail_streak", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("stopped_by", sa.BigInteger()),
         sa.Column("first_rows", _json()),
+        sa.Column("crashes", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("suspect", sa.BigInteger()),
         key=["portal", "lane"],
         checks={
             "breaker": "breaker IN ('closed', 'open', 'half_open')",
@@ -159,7 +171,8 @@ def _sqlite_types() -> dict[str, str]:
         "types": "typeof(lane) = 'integer' AND typeof(generation) = 'integer'"
         " AND typeof(priority) = 'integer' AND typeof(due_at) = 'integer'"
         " AND typeof(deliveries) = 'integer' AND typeof(attempts) = 'integer'"
-        " AND typeof(not_runs) = 'integer' AND typeof(created_at) = 'integer'"
+        " AND typeof(not_runs) = 'integer' AND typeof(losses) = 'integer'"
+        " AND typeof(created_at) = 'integer'"
         " AND typeof(expires_at) IN ('integer', 'null')"
         " AND typeof(portal) = 'text' AND length(portal) <= 64"
         " AND typeof(kind) = 'text' AND length(kind) <= 64"
@@ -193,6 +206,7 @@ def _outbox() -> None:
         sa.Column("deliveries", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("not_runs", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("losses", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("batch_id", sa.BigInteger()),
         sa.Column("cmd_no", sa.SmallInteger()),
         sa.Column("waits_for", _exact(255)),
@@ -213,7 +227,7 @@ def _outbox() -> None:
             "in_a_batch_or_not": "(batch_id IS NOT NULL) = (state IN ('batched', 'doubt'))",
             "no_half_batch": "(batch_id IS NULL) = (cmd_no IS NULL)",
             "only_the_held_wait": "waits_for IS NULL OR state = 'held'",
-            "counters": "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0",
+            "counters": "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0 AND losses >= 0",
             "doubt_policy": "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
             "lane": "lane >= 0",
         }
@@ -347,10 +361,13 @@ def _dead() -> None:
         sa.Column("dead_at", sa.BigInteger(), nullable=False, server_default=_now()),
         sa.Column("replayed_as", sa.BigInteger()),
         sa.Column("closed_at", sa.BigInteger()),
+        sa.Column("closed_by", sa.String(255)),
+        sa.Column("edits", _json()),
         key=["id"],
         checks={
             "a_replay_closes": "replayed_as IS NULL OR closed_at IS NOT NULL",
         },
+        valid_json=["edits"],
     )
     _index("dead", "entity", ["portal", "kind", "entity_key"])
     _index("dead", "portal", ["portal", "dead_at"])
@@ -443,6 +460,41 @@ def _chore() -> None:
         sa.Column("last_run_at", sa.BigInteger(), nullable=False, server_default="0"),
         key=["name"],
         checks={},
+    )
+
+
+def _app() -> None:
+    """OAuth applications."""
+    _create(
+        "app",
+        sa.Column("code", _exact(64), nullable=False),
+        sa.Column("client_id", sa.String(255), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("secret_key_id", sa.String(32), nullable=False),
+        sa.Column("server_url", sa.String(255), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        key=["code"],
+        checks={"code": "code <> ''"},
+    )
+
+
+def _duplicate() -> None:
+    """Records that were made twice, as they were found."""
+    _create(
+        "duplicate",
+        sa.Column("id", _id(), nullable=False),
+        sa.Column("portal", _exact(64), nullable=False),
+        sa.Column("kind", _exact(64), nullable=False),
+        sa.Column("entity_key", _exact(190), nullable=False),
+        sa.Column("kept_id", sa.String(64), nullable=False),
+        sa.Column("other_id", _exact(64), nullable=False),
+        sa.Column("found_by", sa.String(16), nullable=False),
+        sa.Column("found_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        sa.Column("closed_at", sa.BigInteger()),
+        key=["id"],
+        checks={"found_by": "found_by IN ('look-up', 'late-answer', 'audit')"},
+        unique={"record": ["portal", "kind", "other_id"]},
     )
 
 

@@ -69,6 +69,21 @@ WHOLE_ROWS: Mapping[str, Mapping[str, object]] = {
         "latency_max_ms": 1,
     },
     "chore": {"name": "prune"},
+    "app": {
+        "code": "crm",
+        "client_id": "local.1",
+        "secret": "x",
+        "secret_key_id": "y",
+        "server_url": "https://oauth.example",
+    },
+    "duplicate": {
+        "portal": "p",
+        "kind": "contact",
+        "entity_key": "c-1",
+        "kept_id": "1",
+        "other_id": "2",
+        "found_by": "audit",
+    },
 }
 """A row of each table with nothing in it but what must be said."""
 
@@ -113,6 +128,7 @@ HALF_STATES: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("outbox", "counters", {"deliveries": -1}),
     ("outbox", "counters", {"attempts": -1}),
     ("outbox", "counters", {"not_runs": -1}),
+    ("outbox", "counters", {"losses": -1}),
     ("outbox", "doubt_policy", {"doubt_policy": "shrug"}),
     ("outbox", "lane", {"lane": -1}),
     ("batch", "state", {"state": "gone", "closed_at": 1}),
@@ -141,6 +157,8 @@ HALF_STATES: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("bucket", "level", {"level": -1}),
     ("method_budget", "operating_s", {"operating_s": -1}),
     ("rollup", "outcome", {"outcome": "vanished"}),
+    ("app", "code", {"code": ""}),
+    ("duplicate", "found_by", {"found_by": "chance"}),
 )
 
 EVERY_PLANE = "".join(chr(plane * 0x10000 + 0x1F6) for plane in range(17)) + "ёß日😀"
