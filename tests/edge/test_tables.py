@@ -331,6 +331,7 @@ def test_a_plain_insert_from_a_command_line_client_is_a_change(
         "deliveries": 0,
         "attempts": 0,
         "not_runs": 0,
+        "losses": 0,
         "batch_id": None,
         "cmd_no": None,
         "waits_for": None,
