@@ -107,7 +107,8 @@ def _spelt(name: str, *, respelt: bool) -> str:
 def _said(one: Difference) -> str:
     if one.found is None:
         return "not a field of the record"
-    return f"wanted '{one.wanted}', found '{one.found}'"
+    # Once more, for whoever made it of what a portal said.
+    return f"wanted '{shown(one.wanted)}', found '{shown(one.found)}'"
 
 
 def shown(value: object) -> str:

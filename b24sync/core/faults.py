@@ -27,7 +27,9 @@ class FaultRow:
     """One line of the table.
 
     ``text``: a pattern (regular expression, any case) that must also be found, if not empty.
-    ``source``: the page that documents the code, in words.
+    ``source``: the page that documents the code, in words. ``passes``: where the state does not
+    say it, that the portal may be well again without anything being changed that is stored here, and
+    that asking it now and then does no harm.
     """
 
     code: str
@@ -36,6 +38,7 @@ class FaultRow:
     portal_state: PortalState | None = None
     source: str
     text: str = ""
+    passes: bool = False
 
 
 def _rows(
@@ -45,10 +48,17 @@ def _rows(
     *codes: str,
     portal_state: PortalState | None = None,
     text: str = "",
+    passes: bool = False,
 ) -> tuple[FaultRow, ...]:
     return tuple(
         FaultRow(
-            code=code, where=where, kind=kind, portal_state=portal_state, source=source, text=text
+            code=code,
+            where=where,
+            kind=kind,
+            portal_state=portal_state,
+            source=source,
+            text=text,
+            passes=passes,
         )
         for code in codes
     )
@@ -80,15 +90,29 @@ _PORTAL_WIDE = (
         _SYSTEM,
         "NO_AUTH_FOUND",
         "INVALID_CREDENTIALS",
+        portal_state=PortalState.AUTH_LOST,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SYSTEM,
         "user_access_error",
         portal_state=PortalState.AUTH_LOST,
+        passes=True,
+    ),
+    *_rows(
+        Where.REQUEST,
+        FaultKind.PORTAL,
+        _SDK,
+        "authorization_error",
+        portal_state=PortalState.AUTH_LOST,
+        passes=True,
     ),
     *_rows(
         Where.REQUEST,
         FaultKind.PORTAL,
         _SDK,
         "invalid_token",
-        "authorization_error",
         "AUTHORIZE_ERROR",
         "APPLICATION_NOT_FOUND",
         "ERROR_OAUTH",
@@ -159,6 +183,7 @@ _WHOLE_BATCH = (
         "insufficient_scope",
         "allowed_only_intranet_user",
         portal_state=PortalState.AUTH_LOST,
+        passes=True,
     ),
     *_rows(
         Where.BATCH,
@@ -425,14 +450,45 @@ def is_gone(patterns: tuple[tuple[str, str], ...], code: str, text: str) -> bool
     )
 
 
-def advice(subject: FaultKind | PortalState) -> str:
-    """Tell an operator in one sentence what to do about a kind of fault or a state of a portal.
+def may_pass(code: str) -> bool:
+    """Whether a lost credential or a wrong setting may be well by itself, and asking does no harm.
 
+    Shape: ``code`` is that of the refusal of a whole request, ``HTTP_…`` where it had no body. What
+    is not listed does not pass: nobody knows what asking again would do.
+    Raises: nothing.
+    """
+    wanted = code.casefold()
+    return wanted in _PASSING or any(row.passes and row.code.casefold() == wanted for row in FAULTS)
+
+
+_PASSING = frozenset(f"http_{status}" for status in (*_REDIRECTS, *_WRONG_ADDRESS))
+"""Pages where an answer was due: a server under repair, an address barred for a while, a redirect.
+The credential goes where it always went, and no further."""
+
+
+def remedy(state: PortalState, code: str = "", *, portal: str = "CODE") -> str:
+    """Tell in one short sentence what is to be mended on a portal that is not called.
+
+    Shape: by the code of its complaint, where that says more than the state; ``portal`` is the
+    portal's own code, for the commands.
+    Raises: nothing.
+    """
+    by_code = None if state in _WITHOUT_CODE else _CODE_REMEDIES.get(code.casefold())
+    return (by_code or _STATE_REMEDIES[state]).replace("CODE", portal)
+
+
+def advice(subject: FaultKind | PortalState, code: str = "", *, portal: str = "CODE") -> str:
+    """Tell an operator what to do about a kind of fault or a state of a portal.
+
+    Shape: of a state, what to mend and the command that goes on; ``code`` and ``portal`` as for
+    ``remedy``.
     Raises: nothing; every kind and every state has its sentence.
     """
-    if isinstance(subject, PortalState):
-        return _STATE_ADVICE[subject]
-    return _KIND_ADVICE[subject]
+    if isinstance(subject, FaultKind):
+        return _KIND_ADVICE[subject].replace("CODE", portal)
+    if subject is PortalState.ACTIVE:
+        return remedy(subject)
+    return f"{remedy(subject, code, portal=portal)} Then `b24sync portal resume {portal}`."
 
 
 _KIND_ADVICE = {
@@ -444,8 +500,8 @@ _KIND_ADVICE = {
     FaultKind.TOKEN: "Nothing to do: the access token expired and is refreshed.",
     FaultKind.PORTAL: "Look at the state of the portal: it refuses all work until it is mended.",
     FaultKind.MOVED: (
-        "The portal answers from another address: check that the address is the portal's and"
-        " store it."
+        "The portal answers from another address: check that it is the portal's, then"
+        " `b24sync portal move CODE --to HOST`."
     ),
     FaultKind.INVALID: "Correct the fields or the kind of the change, then replay it.",
     FaultKind.FORBIDDEN: (
@@ -465,24 +521,112 @@ _KIND_ADVICE = {
     ),
 }
 
-_STATE_ADVICE = {
+_WEBHOOK = "Applications > Developer resources > Other > Inbound webhook"
+_NEW_WEBHOOK = (
+    f"Store a new webhook: make it in Bitrix24 ({_WEBHOOK}), then `b24sync portal add CODE"
+    " --replace`, or change the setting webhook_url."
+)
+_REINSTALL = (
+    "Install the application anew in Bitrix24 (Applications > Installed), so that it gets new"
+    " tokens."
+)
+_PAY = (
+    "See in Bitrix24 (Subscription > My plan) that the plan is paid for and includes REST, and that"
+    " the webhook's user may use it."
+)
+
+_STATE_REMEDIES = {
     PortalState.ACTIVE: "Nothing to do: the portal is called as usual.",
-    PortalState.PAUSED: "Resume the portal when the reason it was paused for is over.",
+    PortalState.PAUSED: "An operator stopped it: see that the reason is over.",
     PortalState.AUTH_LOST: (
-        "Store a new webhook or reinstall the application, check its user's rights and its"
-        " scopes, then resume the portal."
+        f"Check in Bitrix24 that the webhook ({_WEBHOOK}) or the application is still there, and its"
+        " user too; if not, store a new webhook with `b24sync portal add CODE --replace`."
     ),
-    PortalState.PLAN_LOST: (
-        "Check that the portal's plan is paid for and includes REST, and that its user is"
-        " allowed there, then resume the portal."
+    PortalState.PLAN_LOST: _PAY,
+    PortalState.OVERLOADED: (
+        "Ask the support of Bitrix24 (Helpdesk in the portal) why REST is blocked and to lift it."
     ),
-    PortalState.OVERLOADED: "Ask the support of Bitrix24 to lift the block, then resume the portal.",
-    PortalState.GONE: "The portal is deleted or closed: remove it, or have it reopened and resume it.",
+    PortalState.GONE: (
+        "Open the portal in a browser: if it is deleted for good, drop its rows; if it is closed or"
+        " under repair, have it opened."
+    ),
     PortalState.MISCONFIGURED: (
-        "Compare the portal's stored address, method names and settings with the error text,"
-        " correct them, then resume the portal."
+        "Compare the portal's address and credential with the reason and mend them."
     ),
 }
+
+_WITHOUT_CODE = frozenset({PortalState.ACTIVE, PortalState.PAUSED})
+"""States in which the portal complains of nothing; a reason of an operator's own is no code."""
+
+_CODE_REMEDIES = {
+    code.casefold(): sentence
+    for sentence, codes in (
+        (_NEW_WEBHOOK, ("NO_AUTH_FOUND", "INVALID_CREDENTIALS")),
+        (
+            (
+                "Let the webhook's user use the application and REST again in Bitrix24 (Applications >"
+                " access rights), or make the webhook as another user."
+            ),
+            ("user_access_error",),
+        ),
+        (
+            (
+                "Invite the webhook's user to Bitrix24 again (Company > Employees), or make the webhook"
+                " as another user."
+            ),
+            ("authorization_error",),
+        ),
+        (
+            "Make the webhook as an employee of the company, not as an external user.",
+            ("allowed_only_intranet_user",),
+        ),
+        (
+            f"Give the webhook the scopes that it lacks in Bitrix24 ({_WEBHOOK} > access rights).",
+            ("insufficient_scope", "invalid_scope"),
+        ),
+        (
+            _REINSTALL,
+            (
+                "invalid_token",
+                "AUTHORIZE_ERROR",
+                "APPLICATION_NOT_FOUND",
+                "ERROR_OAUTH",
+                "NOT_INSTALLED",
+                "invalid_grant",
+                "bad_verification_code",
+            ),
+        ),
+        (
+            "Correct the client id and secret of the application: they are none of this portal's.",
+            ("invalid_client", "wrong_client"),
+        ),
+        (_PAY, ("PAYMENT_REQUIRED", "ACCESS_DENIED")),
+        ("Call the portal by https, and by its own address.", ("INVALID_REQUEST",)),
+        (
+            (
+                "Open the portal's address in a browser: the server answers with a page where REST should"
+                " answer; have the address, the REST module or the barring of this machine mended."
+            ),
+            ("HTTP_403", "HTTP_404"),
+        ),
+        (
+            (
+                "The address does not take batches of REST: check that it is a portal's own, and that"
+                " its REST module is on."
+            ),
+            ("ERROR_BATCH_METHOD_NOT_ALLOWED", "ERROR_METHOD_NOT_FOUND", "100"),
+        ),
+        (
+            (
+                "The portal redirects: if the address in the reason is its own, `b24sync portal move"
+                " CODE --to HOST`, or name it in the setting trusted_hosts."
+            ),
+            tuple(f"HTTP_{status}" for status in _REDIRECTS),
+        ),
+    )
+    for code in codes
+}
+"""By the code of what a whole request was refused with, in small letters."""
 
 
 def _find(code: str, text: str, *places: Where) -> FaultRow | None:

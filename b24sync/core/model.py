@@ -166,10 +166,12 @@ class Row:
     attempts: int = 0
     deliveries: int = 0
     not_runs: int = 0
+    losses: int = 0
     enqueued_at_ms: int = 0
     expires_at_ms: int | None = None
     cancel_requested: bool = False
     first_error: str | None = None
+    last_error: str | None = None
     headers: object = None
     mergeable: bool = True
 

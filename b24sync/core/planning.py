@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from b24sync.core import refs
+from b24sync.core import losses, refs
 from b24sync.core.errors import PlanError
 from b24sync.core.kind_table import find_kind
 from b24sync.core.merging import Fold, fold
@@ -31,6 +31,9 @@ from b24sync.core.model import (
 from b24sync.core.policies import Orphans, policy_of, within
 from b24sync.core.saying import say
 from b24sync.core.surroundings import Entity, Surroundings, Unchanged, Unlinked, Unread
+
+LOST = "lost"
+"""Code and reason of a row that was given up because its requests came to nothing known."""
 
 _ALONE: Mapping[int, Sequence[Row]] = MappingProxyType({})
 
@@ -121,6 +124,10 @@ def _sort(table: _Table, row: Row) -> None:
     ending = _ending(row, table.around.now_ms)
     if ending is not None:
         table.closing.append(Closing(row_id=row.id, outcome=ending))
+        return
+    if row.losses >= losses.MOST_LOSSES:
+        lost = PlanError(LOST, "losses", losses.complaint(row))
+        _refuse(table, row, lost)
         return
     whole = _folded(table, row)
     if whole.is_void:

@@ -20,7 +20,7 @@ KEY_LENGTH = 190
 _DEEPEST = 128
 """Deeper than any portal reads. What lies below is left as it is, and refused when encoded."""
 
-_is_storable = re.compile(r"[^\0\ud800-\udfff]+").fullmatch
+_is_storable = re.compile(r"(?! )[^\0\ud800-\udfff]+(?<! )").fullmatch
 
 
 def stored(ref: Ref) -> dict[str, object]:
@@ -54,7 +54,7 @@ def read(value: Mapping[str, object], path: str) -> Ref:
 
 
 def _is_name(value: object, length: int) -> TypeGuard[str]:
-    """Whether databases can be asked for it: they refuse NUL and half characters."""
+    """Whether a row can have it: no NUL, no half characters, no space around it."""
     return isinstance(value, str) and len(value) <= length and _is_storable(value) is not None
 
 

@@ -191,6 +191,13 @@ def test_a_summary_names_the_fields_in_one_line() -> None:
     assert summary(()) == ""
 
 
+def test_what_a_portal_said_can_be_stored_and_read_in_one_line() -> None:
+    """Whoever made the difference: half a character, a NUL and a page of text do no harm."""
+    line = summary([Difference("phone", "\ud800", "a\0b\n" + "x" * 500)])
+
+    assert line == f"phone: wanted '\\ud800', found 'a\\x00b\\n{'x' * 91}…'"
+
+
 @given(records, records, st.sampled_from(Names))
 @settings(deadline=None)
 def test_any_two_records_can_be_compared(

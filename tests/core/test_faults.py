@@ -14,6 +14,8 @@ from b24sync.core.faults import (
     classify_envelope,
     classify_single,
     is_gone,
+    may_pass,
+    remedy,
 )
 from b24sync.core.model import Fault, FaultKind, PortalState
 
@@ -315,6 +317,63 @@ def test_a_portal_that_is_gone_is_not_advised_like_a_record_that_is_gone() -> No
 
     assert "replay" not in of_portal
     assert of_record != of_portal
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "words"),
+    [
+        (PortalState.AUTH_LOST, "NO_AUTH_FOUND", ["Inbound webhook", "portal add acme --replace"]),
+        (PortalState.AUTH_LOST, "insufficient_scope", ["scopes", "Inbound webhook"]),
+        (PortalState.AUTH_LOST, "authorization_error", ["Company > Employees"]),
+        (PortalState.AUTH_LOST, "invalid_grant", ["Install the application anew"]),
+        (PortalState.PLAN_LOST, "access_denied", ["Subscription > My plan", "paid for"]),
+        (PortalState.PLAN_LOST, "", ["Subscription > My plan"]),
+        (PortalState.OVERLOADED, "OVERLOAD_LIMIT", ["support", "Helpdesk"]),
+        (PortalState.GONE, "PORTAL_DELETED", ["browser"]),
+        (PortalState.MISCONFIGURED, "HTTP_302", ["portal move acme --to HOST", "trusted_hosts"]),
+        (PortalState.MISCONFIGURED, "HTTP_404", ["browser"]),
+        (PortalState.MISCONFIGURED, "unheard of", ["address and credential"]),
+        (PortalState.PAUSED, "HTTP_302", ["operator"]),
+    ],
+)
+def test_advice_names_the_place_and_the_command(
+    state: PortalState, code: str, words: list[str]
+) -> None:
+    """What to mend by the code, in Bitrix24 or here, and then how the portal is called again."""
+    sentences = advice(state, code, portal="acme")
+
+    for word in words:
+        assert word in sentences
+    assert sentences.endswith("Then `b24sync portal resume acme`.")
+    assert "CODE" not in sentences
+    assert sentences.startswith(remedy(state, code, portal="acme"))
+
+
+def test_advice_without_a_portal_leaves_its_place() -> None:
+    """A fault that is told of without its portal says where the code goes."""
+    assert "`b24sync portal move CODE --to HOST`" in advice(FaultKind.MOVED)
+    assert "`b24sync portal move acme --to HOST`" in advice(FaultKind.MOVED, portal="acme")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("user_access_error", True),
+        ("AUTHORIZATION_ERROR", True),
+        ("insufficient_scope", True),
+        ("HTTP_403", True),
+        ("http_307", True),
+        ("NO_AUTH_FOUND", False),
+        ("invalid_client", False),
+        ("100", False),
+        ("HTTP_500", False),
+        ("never heard", False),
+        ("", False),
+    ],
+)
+def test_only_what_the_table_names_may_pass_by_itself(code: str, *, expected: bool) -> None:
+    """A credential that is lost stays lost, and what nobody knows is not tried."""
+    assert may_pass(code) is expected
 
 
 @pytest.mark.parametrize("row", FAULTS, ids=lambda row: f"{row.where}:{row.code}:{row.text}")
