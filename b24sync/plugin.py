@@ -30,6 +30,8 @@ ROUTE = "b24sync.*"
 WEBHOOK = "b24sync_webhook_url"
 EXIT_SETTINGS = 2
 EXIT_DATABASE = 3
+AUDIT_AGAIN_S = 60.0
+"""How often it is looked whether an audit has to be begun or gone on with."""
 
 register()
 
@@ -63,6 +65,8 @@ def beat_entries(settings: Settings) -> dict[str, dict[str, object]]:
         "b24sync.pump": settings.pump_s,
         "b24sync.recover": settings.recover_s,
         "b24sync.prune": settings.prune_s,
+        # A round that the portal's rate has ended before all was seen goes on with the next of these.
+        "b24sync.audit": min(settings.audit_s, AUDIT_AGAIN_S),
     }
     return {
         name: {

@@ -14,6 +14,7 @@ from typing import cast, get_args, get_type_hints
 
 from b24sync.core.declared import declared_kinds
 from b24sync.core.errors import SettingsError
+from b24sync.core.hosts import check_trusted
 from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RetryPolicy
 from b24sync.core.policies import Policy, declared_policies
@@ -71,10 +72,15 @@ class Settings:
     """How often the traces of vanished workers are looked for."""
     prune_s: float = 3600.0
     """How often old results are removed."""
+    audit_s: float = 86400.0
+    """How often a portal is asked whether markers occur more than once on it."""
     result_days: float = 30.0
     """How long results and closed batches are kept."""
     rollup_days: float = 400.0
     """How long the counts per minute are kept."""
+    trusted_hosts: tuple[str, ...] = ()
+    """Hosts that a portal may move to by itself, besides those of the cloud: ``crm.example.com``,
+    ``.example.com``."""
     ca_bundle: str | None = None
     """A file of certificates to trust, instead of the usual ones."""
     kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
@@ -88,6 +94,7 @@ class Settings:
         Keyring.from_keys(self.secret_key)
         if self.webhook_url is not None:
             parse_webhook(self.webhook_url)
+        check_trusted(self.trusted_hosts)
         if not 1 <= self.batch_size <= MAX_BATCH:
             raise SettingsError("batch_size", f"{self.batch_size}; from 1 to {MAX_BATCH}")
         for name in _POSITIVE:
@@ -123,12 +130,14 @@ _POSITIVE = (
     "pump_width",
     "recover_s",
     "prune_s",
+    "audit_s",
     "result_days",
     "rollup_days",
 )
 
 
 _TABLES = ("kinds", "policies")
+_LISTS = ("secret_key", "trusted_hosts")
 TEXT_SETTINGS = tuple(entry.name for entry in fields(Settings) if entry.name not in _TABLES)
 """The settings that a text can say, so that an environment variable can."""
 
@@ -177,9 +186,9 @@ def _read(name: str, value: object) -> object:
         if not is_mapping(value):
             raise SettingsError("kinds", "a mapping of names to kinds is needed")
         return declared_kinds(value)
-    if name == "secret_key":
-        keys = value.split(",") if isinstance(value, str) else list(_each(name, value))
-        return tuple(key.strip() for key in keys if key.strip())
+    if name in _LISTS:
+        texts = value.split(",") if isinstance(value, str) else list(_each(name, value))
+        return tuple(text.strip() for text in texts if text.strip())
     hint = get_type_hints(Settings)[name]
     wanted = next(t for t in (get_args(hint) or (hint,)) if t is not type(None))
     if wanted is str:

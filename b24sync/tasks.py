@@ -6,7 +6,7 @@ in arguments, and early acknowledgement: a message whose worker died is replaced
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypedDict
 
@@ -14,9 +14,13 @@ from celery import Celery, current_task, shared_task
 from celery.app import app_or_default
 from sqlalchemy import Connection
 
+from b24sync import auditing
+from b24sync.auditing import Audited
 from b24sync.core.errors import SettingsError
 from b24sync.core.model import HaltMode
 from b24sync.drain import Order, Tally, drain
+from b24sync.drain.probing import probe
+from b24sync.edge import auditing as rounds
 from b24sync.edge import chores, lanes, ledger, portals, waiting
 from b24sync.edge.database import transact
 from b24sync.host import Host, host_of
@@ -25,6 +29,7 @@ from b24sync.world import World
 log = logging.getLogger("b24sync")
 
 SYNC = "b24sync.sync_entities"
+AUDIT = "b24sync.audit"
 CHORE_LEASE_MS = 300_000
 
 
@@ -37,6 +42,20 @@ class Counts(TypedDict):
     batches: int
     outcomes: dict[str, int]
     deferred: int
+
+
+class AuditCounts(TypedDict):
+    """What a run of ``audit`` did.
+
+    ``links`` were looked for, by so many ``requests``. ``found`` are records beside an entity's own
+    that nobody had told of before, ``known`` somebody had, and ``gone`` are not there any more.
+    """
+
+    links: int
+    requests: int
+    found: int
+    known: int
+    gone: int
 
 
 def _app() -> Celery:
@@ -118,9 +137,11 @@ def pump() -> int:
 def recover() -> int:
     """Deal with what vanished workers left behind; the number of batches and rows moved.
 
-    Rows of a portal that nobody made known are told of in the log, each time, until one does.
+    Rows of a portal that nobody made known are told of in the log, each time, until one does. At the
+    end portals that are stopped are asked whether they are well, those whose time has come.
     """
-    world = _host().world()
+    host = _host()
+    world = host.world()
     with world.engine.connect() as connection:
         abandoned = chores.abandoned_batches(connection)
         unknown = chores.unknown_portals(connection)
@@ -128,7 +149,9 @@ def recover() -> int:
         log.error("portal_unknown portal=%r", code)
     for number in abandoned:
         transact(world.engine, partial(_recover, number=number))
-    return len(abandoned) + transact(world.engine, waiting.sweep)
+    moved = len(abandoned) + transact(world.engine, waiting.sweep)
+    probe(world, stopping=host.stopping.is_set)
+    return moved
 
 
 def _recover(connection: Connection, number: int) -> None:
@@ -171,3 +194,71 @@ def _pruned(host: Host, world: World) -> int:
             break
         removed += gone
     return removed
+
+
+@shared_task(name=AUDIT, ignore_result=True, acks_late=False, max_retries=0)
+def audit(portal: str | None = None, kinds: Sequence[str] | None = None) -> AuditCounts:
+    """Ask portals whether markers occur more than once, as far as a slice and their rates go.
+
+    What is left is gone on with by the next run. Each portal's turn comes every ``audit_s``; named
+    by ``portal``, or for ``kinds``, a round begins now.
+    Raises: SettingsError for an unknown portal.
+    """
+    host = _host()
+    world = host.world()
+    code = _known(world, portal)
+    every_ms = int(world.settings.audit_s * 1000)
+    if portal is not None or kinds is not None:
+        with world.engine.connect() as connection:
+            codes = portals.codes(connection) if code is None else (code,)
+        for each in codes:
+            transact(world.engine, partial(rounds.renew, code=each, kinds=tuple(kinds or ())))
+    with world.engine.connect() as connection:
+        due = rounds.due(connection, every_ms=every_ms)
+    begun_s, total = world.clock(), Audited()
+
+    def lasting() -> bool:
+        return not host.stopping.is_set() and world.clock() - begun_s < world.settings.slice_s
+
+    for each in due:
+        if code in (None, each) and lasting():
+            total += _audited(world, each, every_ms, lasting)
+    return AuditCounts(
+        links=total.links,
+        requests=total.requests,
+        found=len(total.found),
+        known=total.known,
+        gone=total.gone,
+    )
+
+
+def _audited(world: World, code: str, every_ms: int, lasting: Callable[[], bool]) -> Audited:
+    """One portal's round, gone on with as far as it goes, its place kept after every step."""
+    begin = partial(rounds.begin, code=code, every_ms=every_ms, lease_ms=CHORE_LEASE_MS)
+    mine = transact(world.engine, begin)
+    if mine is None:
+        return Audited()
+    is_mine = True
+
+    def watching(done: Audited) -> None:
+        nonlocal is_mine
+        if done.place is not None:
+            keep = partial(rounds.keep, code=code, token=mine.token, lease_ms=CHORE_LEASE_MS)
+            is_mine = transact(world.engine, partial(keep, place=done.place))
+
+    told = auditing.audit(
+        world, code, mine.place, lasting=lambda: is_mine and lasting(), watching=watching
+    )
+    leave = partial(rounds.leave, code=code, token=mine.token, is_over=told.place is None)
+    transact(world.engine, leave)
+    for kind, reason in told.skipped.items():
+        log.info("audit_skipped portal=%s kind=%s reason=%r", code, kind, reason)
+    log.info(
+        "audited portal=%s links=%d requests=%d found=%d over=%s",
+        code,
+        told.links,
+        told.requests,
+        len(told.found),
+        told.place is None,
+    )
+    return told

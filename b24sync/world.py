@@ -12,6 +12,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from b24sync.core.errors import CredentialError
+from b24sync.core.grants import pair_in
+from b24sync.core.hosts import steps
 from b24sync.edge.database import make_engine, transact
 from b24sync.edge.portal import Credential, PortalClient
 from b24sync.edge.tenants import Tenant
@@ -108,16 +110,21 @@ def build(settings: Settings, *, slots: int = 1) -> World:
 def credential_of(world: World, tenant: Tenant) -> Credential:
     """The address and secret of a portal.
 
+    The setting ``webhook_url`` says where its portal is, until that has moved away from there.
     Raises: CredentialError if no secret is at hand or no key fits; SettingsError for an address
     that a secret must not be sent to.
     """
     webhook_url = world.settings.webhook_url
     if tenant.secret is not None:
-        secret = world.keyring.decrypt(tenant.secret)
-        return credential_for(tenant.base_url, secret, AuthKind(tenant.auth_kind))
+        secret, kind = world.keyring.decrypt(tenant.secret), AuthKind(tenant.auth_kind)
+        if kind is AuthKind.OAUTH:
+            secret = pair_in(secret).access
+        return credential_for(tenant.base_url, secret, kind)
     if tenant.code == DEFAULT_PORTAL and webhook_url is not None:
         webhook = parse_webhook(webhook_url)
-        return credential_for(webhook.base_url, webhook.path, AuthKind.WEBHOOK)
+        has_moved = webhook.base_url in steps(tenant.moved_from)
+        base_url = tenant.base_url if has_moved else webhook.base_url
+        return credential_for(base_url, webhook.path, AuthKind.WEBHOOK)
     raise CredentialError(
         f"the portal {tenant.code} has no credential; run `b24sync portal add {tenant.code}`"
     )

@@ -52,6 +52,10 @@ class ScriptedPortal(BaseAdapter):
 
         portal = ScriptedPortal([Answer(body={"result": ...}), requests.ReadTimeout()])
 
+    The harmless question that goes to a portal after silence is answered besides the script, and
+    counted in ``probes``; ``is_down`` leaves it unanswered too. With ``scripts_probes`` it takes a
+    line of the script like any other.
+
     It tracks no connection, so an exception counts by its class alone: ``ConnectTimeout`` means
     that the request was never sent, ``ReadTimeout`` and a bare ``ConnectionError`` that the
     reply is lost.
@@ -62,6 +66,9 @@ class ScriptedPortal(BaseAdapter):
         super().__init__()
         self._script = iter(script)
         self.asked: list[Asked] = []
+        self.probes = 0
+        self.is_down = False
+        self.scripts_probes = False
         self.closed = 0
 
     def send(  # type: ignore[override] # the options are requests' own and mean nothing here
@@ -69,6 +76,11 @@ class ScriptedPortal(BaseAdapter):
     ) -> requests.Response:
         """Note the request, and answer with the next line of the script."""
         asked = _asked(request)
+        if not self.scripts_probes and _is_probe(asked):
+            self.probes += 1
+            if self.is_down:
+                raise requests.ReadTimeout
+            return _response(request, _well(asked))
         self.asked.append(asked)
         line = next(self._script, None)
         assert line is not None, f"request {len(self.asked)} ({asked.method}) is not in the script"
@@ -80,6 +92,15 @@ class ScriptedPortal(BaseAdapter):
     def close(self) -> None:
         """Count that the client let go."""
         self.closed += 1
+
+
+def _is_probe(asked: Asked) -> bool:
+    return asked.method == "batch" and list(asked.params["cmd"].values()) == ["server.time"]
+
+
+def _well(asked: Asked) -> Answer:
+    sections = {label: "2026-11-01T12:00:00+03:00" for label in asked.params["cmd"]}
+    return Answer(body={"result": {"result": sections}})
 
 
 def _asked(request: requests.PreparedRequest) -> Asked:

@@ -42,8 +42,10 @@ SAID: Mapping[str, tuple[str, object]] = {
     "pump_width": ("3", 3),
     "recover_s": ("16", 16.0),
     "prune_s": ("60", 60.0),
+    "audit_s": ("3600", 3600.0),
     "result_days": ("1.5", 1.5),
     "rollup_days": ("30", 30.0),
+    "trusted_hosts": ("crm.acme.example, .acme.example", ("crm.acme.example", ".acme.example")),
     "ca_bundle": (str(ROOT / "pyproject.toml"), str(ROOT / "pyproject.toml")),
 }
 """Each setting as an environment says it, and as it is read."""

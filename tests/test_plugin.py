@@ -23,7 +23,7 @@ from b24sync.settings import Settings
 from tests.apps.running import Started, Yard, wait_until
 from tests.house import endings
 
-OURS = {"b24sync.pump", "b24sync.recover", "b24sync.prune"}
+OURS = {"b24sync.pump", "b24sync.recover", "b24sync.prune", "b24sync.audit"}
 CONFIG: Mapping[str, object] = {
     "broker_url": "memory://",
     "b24sync_database_url": "sqlite:///elsewhere.db",
@@ -291,6 +291,11 @@ def test_our_entries_expire_when_the_next_is_due() -> None:
             "task": "b24sync.prune",
             "schedule": 900.0,
             "options": {"queue": "q", "expires": 900.0},
+        },
+        "b24sync.audit": {
+            "task": "b24sync.audit",
+            "schedule": 60.0,
+            "options": {"queue": "q", "expires": 60.0},
         },
     }
 

@@ -28,6 +28,7 @@ POSITIVE = [
     "pump_width",
     "recover_s",
     "prune_s",
+    "audit_s",
     "result_days",
     "rollup_days",
 ]
@@ -83,7 +84,9 @@ def test_spans_and_counts_are_more_than_nothing(name: str, value: int) -> None:
 
 def test_an_unknown_setting_is_refused_with_those_that_are_known() -> None:
     """A misspelt name would leave a default in force without a word."""
-    with pytest.raises(SettingsError, match=r"^b24sync_pumps: is unknown; known are batch_size, "):
+    with pytest.raises(
+        SettingsError, match=r"^b24sync_pumps: is unknown; known are audit_s, batch_size, "
+    ):
         from_mapping({"b24sync_pumps": 3})
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 from rich.text import Text
 
+from b24sync.cli.adding_oauth import Given, add_by_app
 from b24sync.cli.desk import (
     Desk,
     Refused,
@@ -52,6 +53,7 @@ def read_rate(text: str) -> tuple[float, float]:
         "b24sync portal add acme                       asks for the webhook, without echo",
         "b24sync portal add acme --webhook-file hook.txt",
         "vault read … | b24sync portal add acme --webhook -",
+        "b24sync portal add acme --app crm --tokens-file install.json",
         "b24sync portal add acme --plan enterprise",
         "b24sync portal add acme --replace             another address or credential",
         exits="0  done; 2  refused, with the reason; 3  the database cannot be used",
@@ -67,6 +69,13 @@ def read_rate(text: str) -> tuple[float, float]:
     "--webhook-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read the webhook from a file.",
+)
+@click.option("--app", metavar="APP", help="Call it with the tokens of this OAuth application.")
+@click.option("--tokens", metavar="-", help="`-` reads the application's tokens from stdin.")
+@click.option(
+    "--tokens-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read them from a file: the JSON of an installation event or of a token answer.",
 )
 @click.option(
     "--rate", type=read_rate, metavar="X/Y", help="Requests at once / per second.  [default: 50/2]"
@@ -87,6 +96,9 @@ def add(  # noqa: PLR0913 - one parameter for each option
     *,
     webhook: str | None,
     webhook_file: Path | None,
+    app: str | None,
+    tokens: str | None,
+    tokens_file: Path | None,
     rate: tuple[float, float] | None,
     plan: str | None,
     server_max: int | None,
@@ -96,13 +108,20 @@ def add(  # noqa: PLR0913 - one parameter for each option
     """Make the portal CODE known, or change it.
 
     CODE is your own name for it; changes name it in their column `portal`. The webhook is a
-    credential: it is stored encrypted, and it is not taken from the command line, where the
-    shell's history and other users could read it.
+    credential, and so are tokens: they are stored encrypted, and not taken from the command line,
+    where the shell's history and other users could read them.
     """
     limits = _limits(rate, plan, server_max)
+    by_app = Given(app=app, tokens=tokens, tokens_file=tokens_file)
+    if by_app.is_anything and (webhook is not None or webhook_file is not None):
+        raise Refused("a webhook and --app exclude each other: a portal is called with one of them")
     with desk.opened() as world:
         _refuse_code(world, code, is_replaced=replace)
         _refuse_keyless(world)
+        if by_app.is_anything:
+            shown = add_by_app(world, code, by_app, limits, is_replaced=replace)
+            _added(desk, world, code, shown, as_json=as_json)
+            return
         url = _webhook(desk, webhook, webhook_file)
         address = _address(world, url)
         if replace:

@@ -18,15 +18,20 @@ from rich.console import Console
 from rich.text import Text
 
 from b24sync.cli import (
+    apps,
+    auditing,
     databases,
     dead,
     demo,
+    duplicates,
     explain,
     held,
     links,
     load,
     portals,
+    replays,
     results,
+    rotating,
     sandboxes,
     status,
     sync,
@@ -72,6 +77,7 @@ for _command in (
     demo.demo,
     databases.db,
     portals.portal,
+    apps.app,
     load.load,
     sync.sync,
     status.status,
@@ -80,11 +86,14 @@ for _command in (
     links.links,
     held.held,
     dead.dead,
-    dead.replay,
-    dead.drop,
+    replays.replay,
+    replays.drop,
+    duplicates.duplicates,
+    auditing.audit,
     sandboxes.sandbox,
 ):
     b24sync.add_command(_command)
+portals.portal.add_command(rotating.rotate_keys)
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
-from b24sync.core.errors import CredentialError, ReplyLost, SendError, SettingsError
+from b24sync.core.errors import ReplyLost, SendError
 from b24sync.core.faults import advice
 from b24sync.core.model import (
     Applied,
@@ -19,10 +20,11 @@ from b24sync.core.model import (
     Unknown,
 )
 from b24sync.core.refs import is_list, is_mapping
-from b24sync.core.replies import interpret
-from b24sync.edge.portal import Credential
+from b24sync.core.replies import interpret, whole_fault
+from b24sync.drain import renewing
+from b24sync.drain.renewing import Resting, Unusable
 from b24sync.edge.tenants import Tenant
-from b24sync.world import World, credential_of
+from b24sync.world import World
 
 NEEDED_SCOPE = "crm"
 DEADLINE_S = 20.0
@@ -44,20 +46,15 @@ def check_up(world: World, tenant: Tenant) -> tuple[Finding, ...]:
     Shape: ends after the first finding that makes the rest pointless.
     Raises: nothing; what is wrong is a finding.
     """
-    try:
-        credential = credential_of(world, tenant)
-    except (CredentialError, SettingsError) as error:
-        has_keys = bool(world.keyring.key_ids)
-        remedy = "" if has_keys else "Set B24SYNC_SECRET_KEY; `b24sync portal new-key` makes one."
-        return (Finding(subject="credential", is_fine=False, text=str(error), advice=remedy),)
     tooks: list[float] = []
     found: list[Finding] = []
     for method in ("profile", "server.time", "scope"):
-        asked = _ask(world, credential, method)
+        asked = _ask(world, tenant, method)
         if isinstance(asked, Finding):
             return (*found, asked)
-        tooks.append(asked.took_s)
-        found.append(_READERS[method](_result_of(asked)))
+        reply, tenant = asked
+        tooks.append(reply.took_s)
+        found.append(_READERS[method](_result_of(reply)))
     milliseconds = median(tooks) * 1000
     trip = Finding(
         subject="round trip", is_fine=True, text=f"{milliseconds:.0f} ms, median of three calls"
@@ -65,13 +62,14 @@ def check_up(world: World, tenant: Tenant) -> tuple[Finding, ...]:
     return (*found, trip)
 
 
-def _ask(world: World, credential: Credential, method: str) -> Reply | Finding:
+def _ask(world: World, tenant: Tenant, method: str) -> tuple[Reply, Tenant] | Finding:
     command = Command(
         row_ids=(), kind="call", key="", operation=Operation.CALL, method=method, query=""
     )
     batch = Batch(labels=("c0",), commands=(command,), single=True)
+    call = partial(world.client.call, method=method, deadline_s=DEADLINE_S)
     try:
-        reply = world.client.call(credential, method, deadline_s=DEADLINE_S)
+        asked = renewing.asked(world, tenant, call, partial(whole_fault, batch))
     except SendError as error:
         said = "no answer came" if isinstance(error, ReplyLost) else "not reached"
         return Finding(
@@ -80,8 +78,25 @@ def _ask(world: World, credential: Credential, method: str) -> Reply | Finding:
             text=f"{said} after {error.took_s:.1f} s: {error.cause}",
             advice=advice(FaultKind.UNREACHABLE),
         )
-    (outcome,) = interpret(batch, reply)
-    return reply if isinstance(outcome, Applied) else _trouble(method, outcome, reply)
+    if isinstance(asked, Resting | Unusable):
+        return _no_credential(world, asked)
+    (outcome,) = interpret(batch, asked[0])
+    return asked if isinstance(outcome, Applied) else _trouble(method, outcome, asked[0])
+
+
+def _no_credential(world: World, found: Resting | Unusable) -> Finding:
+    """Why the portal cannot even be asked."""
+    if isinstance(found, Resting):
+        return Finding(
+            subject="credential",
+            is_fine=False,
+            text=f"the access token could not be renewed now: {found.code}",
+            advice="Try again in a minute; workers do so by themselves.",
+        )
+    remedy = "" if found.version is None else advice(found.state)
+    if not world.keyring.key_ids:
+        remedy = "Set B24SYNC_SECRET_KEY; `b24sync portal new-key` makes one."
+    return Finding(subject="credential", is_fine=False, text=found.reason, advice=remedy)
 
 
 def _trouble(method: str, outcome: Outcome, reply: Reply) -> Finding:
@@ -99,7 +114,7 @@ def _trouble(method: str, outcome: Outcome, reply: Reply) -> Finding:
         subject=method,
         is_fine=False,
         text=f"{fault.code}: {fault.text}{moved} (HTTP {reply.status})",
-        advice=advice(fault.portal_state or fault.kind),
+        advice=advice(fault.portal_state or fault.kind, fault.code),
     )
 
 

@@ -1,36 +1,56 @@
-"""``b24sync dead``, ``replay`` and ``drop``: rows that were given up on."""
+"""``b24sync dead``: rows that were given up on, listed, or one of them in full."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from typing import TypeVar
 
 import click
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Connection
 
-from b24sync.cli.desk import Desk, as_json, confirmed, epilog
-from b24sync.cli.layout import NARROW, complaint, counted, read_span, record, span, table
+from b24sync.cli.desk import FAILED, Desk, as_json, epilog
+from b24sync.cli.layout import (
+    NARROW,
+    complaint,
+    counted,
+    instant,
+    outcome_text,
+    read_span,
+    record,
+    span,
+    table,
+)
+from b24sync.cli.results import said as said_of
 from b24sync.core.faults import advice
 from b24sync.core.model import FaultKind
-from b24sync.edge import dead_letters
-from b24sync.edge.database import reading, transact
-from b24sync.edge.dead_letters import CHUNK, Choice, Letter, Replay
-from b24sync.world import World
+from b24sync.core.refs import is_mapping
+from b24sync.edge import dead_letters, stories
+from b24sync.edge.database import reading
+from b24sync.edge.dead_letters import Choice, Letter, Trail
+from b24sync.edge.stories import ResultView
 
 USUAL_LIMIT = 50
 F = TypeVar("F", bound=Callable[..., object])
 
 REASONS = {
     "refused": "It cannot be said to the portal as it stands: correct what writes it, then drop it.",
+    "lost": "Its requests were lost again and again, at the end alone: look at the record on the "
+    "portal, then correct the change and replay it, or drop it.",
     "exhausted": "The portal failed again and again: look whether it is well again, then replay.",
 }
 """What to do about reasons that are not kinds of faults."""
 
 
-def _filters(command: F) -> F:
+def filters(command: F) -> F:
     """The options that choose letters, the same for all that do."""
     for option in (
+        click.option(
+            "--reason", metavar="R", help="Only given up on for this: refused, invalid, …"
+        ),
         click.option(
             "--older-than", type=read_span, metavar="SPAN", help="Given up on 2h, 7d ago."
         ),
@@ -47,56 +67,69 @@ def _filters(command: F) -> F:
     short_help="List changes that were given up on.",
     epilog=epilog(
         "b24sync dead --portal acme --kind contact",
+        "b24sync dead 17",
         "b24sync dead --older-than 7d --json | jq .error_code | sort | uniq -c",
-        exits="0  shown; 2  wrong usage; 3  the database cannot be used",
+        exits="0  shown; 1  there is no such letter; 2  wrong usage; 3  the database cannot be used",
     ),
 )
-@_filters
+@click.argument("number", metavar="[ID]", type=int, required=False)
+@filters
 @click.option("--closed", is_flag=True, help="Also those that were replayed or dropped.")
 @click.option("--limit", type=click.IntRange(1), default=USUAL_LIMIT, show_default=True)
 @as_json
 @click.pass_obj
 def dead(  # noqa: PLR0913 - one parameter for each option
     desk: Desk,
+    number: int | None,
     *,
     portal: str | None,
     kind: str | None,
     key: str | None,
     code: str | None,
+    reason: str | None,
     older_than: int | None,
     closed: bool,
     limit: int,
     as_json: bool,
-) -> None:
+) -> int:
     """List dead letters, newest first: changes that were given up on, with the portal's reason.
 
     They rest until `b24sync replay` writes them into the outbox again or `b24sync drop` closes them.
+    With an ID one letter is shown in full: what it says, its errors, and what became of it. NEWER: a
+    later change of the same entity was applied or waits; a replay would undo it.
     """
     choice = Choice(
         portal=portal,
         kind=kind,
         key=key,
         code=code,
+        reason=reason,
         older_than_ms=older_than,
         closed_too=closed,
     )
+    if number is not None:
+        if choice != Choice():
+            raise click.UsageError("say either an ID or options that choose")
+        return _show_one(desk, number, as_json=as_json)
     with desk.opened() as world, reading(world.engine) as connection:
         found = dead_letters.letters(connection, choice, limit=limit)
-        count = len(dead_letters.chosen(connection, choice))
+        count = sum(heap.n for heap in dead_letters.heaps(connection, choice))
     if as_json:
         desk.emit_each(record(letter) for letter in found)
-        return
+        return 0
     if not found:
         desk.show(Text("no dead letters that fit", "green"))
-        return
-    desk.show(_table(found, is_narrow=desk.out.width < NARROW), Text())
-    for reason, n in Counter(letter.reason for letter in found).most_common():
-        desk.show(Text(f"{reason} ({n}): ", "bold").append(_advice(reason), "not bold"))
+        return 0
+    desk.show(letter_table(found, is_narrow=desk.out.width < NARROW), Text())
+    for why, n in Counter(letter.reason for letter in found).most_common():
+        desk.show(Text(f"{why} ({n}): ", "bold").append(_advice(why), "not bold"))
     if count > len(found):
         desk.note(f"{count} in all; --limit shows more")
+    return 0
 
 
-def _table(found: Sequence[Letter], *, is_narrow: bool) -> Table:
+def letter_table(found: Sequence[Letter], *, is_narrow: bool) -> Table:
+    """Letters, a line each."""
     shown = table()
     shown.add_column("id", justify="right", no_wrap=True)
     shown.add_column("age", justify="right", no_wrap=True)
@@ -125,6 +158,8 @@ def _said(letter: Letter) -> Text:
         shown.append(f"  (replayed as row {letter.replayed_as})", "green")
     elif letter.closed_at_ms is not None:
         shown.append("  (dropped)", "dim")
+    elif letter.is_overtaken:
+        shown.append("  NEWER", "yellow")
     return shown
 
 
@@ -137,135 +172,137 @@ def _advice(reason: str) -> str:
         return "Read what was said, correct the change, then replay or drop it."
 
 
-@click.command(
-    short_help="Write dead letters into the outbox again.",
-    epilog=epilog(
-        "b24sync replay 17 18",
-        "b24sync replay --code ACCESS_DENIED --yes",
-        "b24sync replay --all --dry-run",
-        exits="0  done; 1  some of them are closed or unknown; 2  wrong usage, or not confirmed; "
-        "3  the database cannot be used",
-    ),
-)
-@click.argument("ids", nargs=-1, type=int)
-@_filters
-@click.option("--all", "take_all", is_flag=True, help="All that are open.")
-@click.option("--dry-run", is_flag=True, help="Say what would be replayed and change nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@as_json
-@click.pass_obj
-def replay(  # noqa: PLR0913 - one parameter for each option
-    desk: Desk,
-    ids: tuple[int, ...],
-    *,
-    portal: str | None,
-    kind: str | None,
-    key: str | None,
-    code: str | None,
-    older_than: int | None,
-    take_all: bool,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
-    """Write dead letters into the outbox again, chosen by IDS or by options.
-
-    Each becomes a new change at the end of its entity's order, with a new id and no tries spent;
-    the letter is closed and names it. One that was replayed already is refused.
-    """
-    choice = Choice(portal=portal, kind=kind, key=key, code=code, older_than_ms=older_than)
-    _refuse_confusion(ids, choice, take_all=take_all)
-    with desk.opened() as world:
-        wanted = ids or _chosen(world, choice)
-        if dry_run:
-            _rehearse(desk, world, wanted, as_json=as_json)
-            return 0
-        if not ids and wanted:
-            confirmed(f"Replay {counted(len(wanted), 'dead letter')}?", is_agreed=yes)
-        done = _replayed(world, wanted)
-    _report(desk, done, as_json=as_json)
-    return int(bool(done.closed or done.unknown))
-
-
-def _refuse_confusion(ids: tuple[int, ...], choice: Choice, *, take_all: bool) -> None:
-    is_filtered = choice != Choice()
-    if sum((bool(ids), is_filtered, take_all)) != 1:
-        raise click.UsageError("say which: either IDS, or options that choose, or --all")
-
-
-def _chosen(world: World, choice: Choice) -> tuple[int, ...]:
-    with reading(world.engine) as connection:
-        return dead_letters.chosen(connection, choice)
-
-
-def _replayed(world: World, ids: Sequence[int]) -> Replay:
-    """Part by part, each in its own transaction, so that a long replay holds nobody up."""
-    rows: dict[int, int] = {}
-    closed: list[int] = []
-    unknown: list[int] = []
-    for start in range(0, len(ids), CHUNK):
-        part = ids[start : start + CHUNK]
-        done = transact(world.engine, partial(dead_letters.replay, ids=part))
-        rows |= done.rows
-        closed += done.closed
-        unknown += done.unknown
-    return Replay(rows=rows, closed=tuple(closed), unknown=tuple(unknown))
-
-
-def _rehearse(desk: Desk, world: World, ids: Sequence[int], *, as_json: bool) -> None:
-    with reading(world.engine) as connection:
-        found = [
-            letter
-            for start in range(0, len(ids), CHUNK)
-            for letter in dead_letters.letters(
-                connection, Choice(ids=tuple(ids[start : start + CHUNK]))
-            )
-        ]
+def _show_one(desk: Desk, number: int, *, as_json: bool) -> int:
+    """One letter in full; the exit code."""
+    with desk.opened() as world, reading(world.engine) as connection:
+        choice = Choice(ids=(number,), closed_too=True)
+        letter = next(iter(dead_letters.letters(connection, choice)), None)
+        if letter is None:
+            desk.note(f"there is no dead letter {number}", style="yellow")
+            return FAILED
+        trail = dead_letters.trail(connection, letter)
+        before = _results(connection, letter, letter.outbox_id)
+        after = _results(connection, letter, letter.replayed_as)
     if as_json:
-        desk.emit({"would_replay": sorted(letter.id for letter in found)})
+        desk.emit(
+            record(letter)
+            | {
+                "trail": record(trail),
+                "results": [record(result) for result in before],
+                "replayed_results": [record(result) for result in after],
+            }
+        )
+        return 0
+    name = f"{letter.operation} of {letter.kind} {letter.key}"
+    desk.show(
+        Text(f"Dead letter {letter.id}: ", "bold").append(name).append(f" on {letter.portal}")
+    )
+    desk.show(Padding(_facts(letter), (0, 0, 0, 2), expand=False), Text())
+    for title, rows in (("What happened", before), ("What became of the replay", after)):
+        if rows:
+            desk.show(Text(title, "bold"), Padding(_history(rows), (0, 0, 0, 2), expand=False))
+    for line in _ways(letter, trail):
+        desk.show(line)
+    return 0
+
+
+def _results(connection: Connection, letter: Letter, row_id: int | None) -> tuple[ResultView, ...]:
+    """What was recorded of a row, in the order in which it came about."""
+    if row_id is None:
+        return ()
+    choice = stories.ResultChoice(
+        portal=letter.portal, kind=letter.kind, key=letter.key, rows=(row_id,)
+    )
+    return stories.results(connection, choice)[::-1]
+
+
+def _facts(letter: Letter) -> Table:
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(no_wrap=True, style="dim")
+    shown.add_column(overflow="fold")
+    tries = f"{counted(letter.attempts, 'try', 'tries')}, sent {counted(letter.deliveries, 'time')}"
+    for name, value in (
+        ("was", f"row {letter.outbox_id}, written {instant(letter.enqueued_at_ms)}, {tries}"),
+        ("given up", f"{instant(letter.dead_at_ms)}, {letter.reason}"),
+        ("first error", letter.first_error),
+        ("last error", letter.last_error if letter.last_error != letter.first_error else ""),
+        ("method", letter.method or ""),
+        ("fields", _pretty(letter.fields)),
+        ("params", _pretty(letter.params)),
+        ("headers", _pretty(letter.headers)),
+        ("closed", _closing(letter)),
+        ("edited", "\n".join(edit_lines(letter.edits))),
+    ):
+        if value:
+            shown.add_row(Text(name), Text(value))
+    return shown
+
+
+def _pretty(value: object) -> str:
+    """A document as people read it; one that cannot be read, as it is stored."""
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+
+
+def _plain(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def edit_lines(edits: object) -> Iterator[str]:
+    """What was edited in a letter, a line for each name."""
+    if not is_mapping(edits):
         return
-    if found:
-        desk.show(_table(found[:USUAL_LIMIT], is_narrow=desk.out.width < NARROW))
-    desk.show(Text(f"{counted(len(found), 'dead letter')} would be replayed", "bold"))
+    for name, told in edits.items():
+        if not is_mapping(told):
+            continue
+        before, after = (
+            json.dumps(told[side], ensure_ascii=False, default=_plain)
+            if side in told
+            else "nothing"
+            for side in ("before", "after")
+        )
+        yield f"{name}: {before} → {after}"
 
 
-def _report(desk: Desk, done: Replay, *, as_json: bool) -> None:
-    if as_json:
-        rows = {str(letter): row for letter, row in done.rows.items()}
-        desk.emit({"replayed": rows, "closed": done.closed, "unknown": done.unknown})
+def _closing(letter: Letter) -> str:
+    if letter.closed_at_ms is None:
+        return ""
+    became = f"replayed as row {letter.replayed_as}" if letter.replayed_as else "dropped"
+    by = f" by {letter.closed_by}" if letter.closed_by else ""
+    return f"{instant(letter.closed_at_ms)}, {became}{by}"
+
+
+def _history(rows: Sequence[ResultView]) -> Table:
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(no_wrap=True, style="dim")
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    for row in rows:
+        when = Text(instant(row.finished_at_ms))
+        shown.add_row(when, outcome_text(row.outcome), said_of(row))
+    return shown
+
+
+def _ways(letter: Letter, trail: Trail) -> Iterator[Text]:
+    """How it hangs together with other letters, and what can be done."""
+    if trail.earlier is not None:
+        yield Text(
+            f"It is what became of dead letter {trail.earlier}: b24sync dead {trail.earlier}"
+        )
+    if trail.row_state is not None:
+        yield Text(f"Row {letter.replayed_as} is {trail.row_state}.")
+    if trail.later is not None:
+        yield Text(f"It was given up on again, as dead letter {trail.later}: ", "red").append(
+            f"b24sync dead {trail.later}", "default"
+        )
+    if letter.closed_at_ms is not None:
         return
-    for letter in done.closed:
-        desk.note(f"dead letter {letter} was replayed or dropped already", style="yellow")
-    for letter in done.unknown:
-        desk.note(f"there is no dead letter {letter}", style="yellow")
-    desk.show(Text(f"{counted(len(done.rows), 'dead letter')} replayed", "bold"))
-    if done.rows:
-        desk.note("next: b24sync sync, or a running worker takes them by itself")
-
-
-@click.command(
-    short_help="Close dead letters for good.",
-    epilog=epilog(
-        "b24sync drop 17 18",
-        "b24sync drop $(b24sync dead --code NOT_FOUND --json | jq .id) --yes",
-        exits="0  done; 1  some of them are closed or unknown; 2  not confirmed; "
-        "3  the database cannot be used",
-    ),
-)
-@click.argument("ids", nargs=-1, type=int, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@as_json
-@click.pass_obj
-def drop(desk: Desk, ids: tuple[int, ...], *, yes: bool, as_json: bool) -> int:
-    """Close the dead letters IDS for good: they are not replayed, and not shown any more."""
-    confirmed(f"Drop {counted(len(ids), 'dead letter')} for good?", is_agreed=yes)
-    with desk.opened() as world:
-        done = transact(world.engine, partial(dead_letters.drop, ids=ids))
-    left = [number for number in ids if number not in done]
-    if as_json:
-        desk.emit({"dropped": done, "closed_or_unknown": left})
-        return int(bool(left))
-    for number in left:
-        desk.note(f"dead letter {number} is closed already, or there is none", style="yellow")
-    desk.show(Text(f"{counted(len(done), 'dead letter')} dropped", "bold"))
-    return int(bool(left))
+    if letter.is_overtaken:
+        yield Text("A newer change of this entity was applied or waits: ", "yellow").append(
+            "a replay would undo it, and needs --even-if-newer.", "default"
+        )
+    yield Text(
+        f"`b24sync replay {letter.id}` tries it again, with `--set FIELD=VALUE` edited; "
+        f"`b24sync drop {letter.id}` closes it."
+    )

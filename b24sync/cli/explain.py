@@ -10,14 +10,17 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Connection
 
+from b24sync.cli.dead import edit_lines
 from b24sync.cli.desk import Desk, as_json, epilog
+from b24sync.cli.duplicates import in_words
 from b24sync.cli.held import ways_on
 from b24sync.cli.layout import complaint, counted, instant, outcome_text, record, span
 from b24sync.cli.results import said
 from b24sync.core.model import RowState
-from b24sync.edge import dead_letters, stories
+from b24sync.edge import dead_letters, duplicates, stories
 from b24sync.edge.database import reading
 from b24sync.edge.dead_letters import Choice, Letter
+from b24sync.edge.duplicates import Duplicate
 from b24sync.edge.settling import STOPPED
 from b24sync.edge.stories import LinkView, RowView, Story
 
@@ -31,6 +34,7 @@ class Chapter:
     portal: str
     story: Story
     letters: tuple[Letter, ...]
+    duplicates: tuple[Duplicate, ...]
 
 
 @click.command(
@@ -72,6 +76,10 @@ def _chapter(connection: Connection, code: str, kind: str, key: str) -> Chapter:
         portal=code,
         story=stories.story(connection, code, kind, key),
         letters=dead_letters.letters(connection, choice)[::-1],
+        duplicates=duplicates.duplicates(
+            connection,
+            duplicates.Choice(portal=code, kind=kind, key=key, closed_too=True),
+        ),
     )
 
 
@@ -90,6 +98,9 @@ def _tell(desk: Desk, chapter: Chapter, kind: str, key: str) -> None:
                 desk.show(Padding(_ways_on(row), (0, 0, 0, 4), expand=False))
     else:
         desk.show(Text("Nothing waits.", "dim"))
+    for found in chapter.duplicates:
+        if found.closed_at_ms is None:
+            desk.show(Text("Duplicate: ", "red").append(in_words(found), "default"))
     for letter in chapter.letters:
         if letter.closed_at_ms is None:
             desk.show(
@@ -145,12 +156,30 @@ def _events(chapter: Chapter) -> Iterator[tuple[tuple[int, int], tuple[Text, Tex
     for letter in chapter.letters:
         if letter.closed_at_ms is not None:
             became = f"replayed as row {letter.replayed_as}" if letter.replayed_as else "dropped"
+            became += f" by {letter.closed_by}" if letter.closed_by else ""
+            edits = "; ".join(edit_lines(letter.edits))
+            became += f", edited: {edits}" if edits else ""
             yield (
                 (letter.closed_at_ms, 0),
                 (
                     Text(instant(letter.closed_at_ms)),
                     Text("replayed" if letter.replayed_as else "dropped"),
                     Text(f"dead letter {letter.id}, {became}"),
+                ),
+            )
+    for found in chapter.duplicates:
+        told = f"record {found.other_id} beside {found.kept_id}, by {found.found_by}"
+        yield (
+            (found.found_at_ms, 0),
+            (Text(instant(found.found_at_ms)), Text("duplicate", "red"), Text(told)),
+        )
+        if found.closed_at_ms is not None:
+            yield (
+                (found.closed_at_ms, 0),
+                (
+                    Text(instant(found.closed_at_ms)),
+                    Text("closed"),
+                    Text(f"duplicate {found.id}, record {found.other_id}"),
                 ),
             )
 
@@ -227,4 +256,5 @@ def _document(chapter: Chapter, kind: str, key: str) -> dict[str, object]:
         "results": [record(result) for result in story.results],
         "rows": [record(row) for row in story.rows],
         "dead_letters": [record(letter) for letter in chapter.letters],
+        "duplicates": [record(found) for found in chapter.duplicates],
     }

@@ -413,9 +413,19 @@ def _table(found: Sequence[KnownLink], *, is_narrow: bool) -> Table:
             Text(view.remote_id or "-"),
             Text(view.state, STATE_STYLES.get(view.state, "")),
             Text(span(view.age_ms) if is_narrow else instant(view.updated_at_ms)),
-            Text(f"the portal gave it {', '.join(view.duplicates)}" if view.duplicates else ""),
+            Text(_further(view)),
         )
     return shown
+
+
+def _further(view: KnownLink) -> str:
+    """What the further ids of an entity are."""
+    if not view.duplicates:
+        return ""
+    ids = ", ".join(view.duplicates)
+    if view.state == LinkState.CONFLICT:
+        return f"the portal gave it {ids}"
+    return f"also record {ids}, see b24sync duplicates list"
 
 
 @links.command(

@@ -16,6 +16,8 @@ from b24sync.cli.desk import (
     known_portal,
 )
 from b24sync.cli.layout import NARROW, instant, record, table
+from b24sync.cli.moving import move
+from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.faults import advice
 from b24sync.core.model import HaltMode, PortalState
 from b24sync.edge import portals, tenants, views
@@ -35,14 +37,18 @@ def portal() -> None:
 
 
 portal.add_command(add)
+portal.add_command(move)
 
 
 @portal.command("list", epilog=epilog("b24sync portal list --json | jq .code", exits="0  done"))
 @as_json
 @click.pass_obj
 def list_portals(desk: Desk, *, as_json: bool) -> None:
-    """List the portals, with their state, their limits and their halt mode."""
-    has_webhook = desk.settings().webhook_url is not None
+    """List the portals, with their state, their limits and their halt mode.
+
+    Below it, of each that is stopped: since when, why, what to do, and when it is asked by itself.
+    """
+    webhook_url = desk.settings().webhook_url
     with desk.opened() as world, reading(world.engine) as connection:
         found = views.portals(connection)
     if as_json:
@@ -59,7 +65,7 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
         cells = {
             "portal": Text(view.code, "bold"),
             "address": Text(view.base_url),
-            "credential": Text(_credential(view, has_webhook=has_webhook)),
+            "credential": Text(_credential(view, has_webhook=webhook_url is not None)),
             "rate": Text(f"{view.rate_x:g}/{view.rate_y:g}"),
             "halt": Text(view.halt or HaltMode.INDEPENDENT, "" if view.halt else "dim"),
             "state": state_text(view.state),
@@ -69,9 +75,14 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
     desk.show(shown)
     # A reason is a sentence, and a sentence has no room in a column.
     notes = [
-        Text(f"{view.code}: ", "bold red").append(view.reason, "default not bold")
+        Text(f"{view.code}: ", "bold red").append(told(view), "default not bold")
         for view in found
-        if view.reason
+        if view.state != PortalState.ACTIVE
+    ]
+    notes += [
+        Text(f"{view.code}: ", "yellow").append(words, "default")
+        for view in found
+        if (words := outdated_setting(view, webhook_url))
     ]
     notes += [
         Text(f"{view.code}: halt mode {view.halt}") for view in found if view.halt and is_narrow
@@ -217,8 +228,8 @@ def _show(
             desk.show(Text(f"  {finding.advice}"))
     if view.state != PortalState.ACTIVE:
         desk.show(Text(f"! {view.state}: {view.reason}", "yellow"))
-        remedy = f"`b24sync portal resume {view.code}`" if is_fine else ""
-        desk.show(Text(f"  {remedy or advice(PortalState(view.state))}"))
+        words = advice(PortalState(view.state), tenants.code_of(view.reason), portal=view.code)
+        desk.show(Text(f"  `b24sync portal resume {view.code}`" if is_fine else f"  {words}"))
 
 
 @portal.command(

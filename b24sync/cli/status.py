@@ -9,9 +9,9 @@ from rich.text import Text
 
 from b24sync.cli.desk import Desk, Refused, as_json, epilog
 from b24sync.cli.held import DECISIONS, ways_on
-from b24sync.cli.layout import NARROW, counted, number, record, span, table
+from b24sync.cli.layout import NARROW, counted, number, record, span, table, utc
 from b24sync.cli.portals import state_text
-from b24sync.core.faults import advice
+from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome, RowState
 from b24sync.edge import views
 from b24sync.edge.database import reading
@@ -61,13 +61,13 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
     that is due. STOPPED: a lane stands still until somebody decides about the row that is named.
     """
     with desk.opened() as world, reading(world.engine) as connection:
-        over = views.overview(connection)
+        over, webhook_url = views.overview(connection), world.settings.webhook_url
     codes = [code for code in (*over.portals, *over.unknown) if portal in (None, code)]
     if portal is not None and not codes:
         known = ", ".join(over.portals) or "none yet"
         raise Refused(f"there is no portal {portal!r}; known are: {known}")
     if as_json:
-        desk.emit({"portals": [_document(over, code) for code in codes]})
+        desk.emit({"portals": [_document(over, code, webhook_url) for code in codes]})
         return
     if not codes:
         desk.note("no portals and no changes yet; `b24sync portal add CODE` makes a portal known")
@@ -77,7 +77,7 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
     for code in codes:
         for stop in over.stops.get(code, ()):
             parts += _stopped(stop)
-        parts += _tasks(over, code)
+        parts += _tasks(over, code, webhook_url)
     if parts:
         desk.show(Text("What to do", "bold"))
         for part in parts:
@@ -138,9 +138,11 @@ def _loud(value: int, style: str) -> Text:
 
 
 def _next(view: PortalView | None, lane: LaneView | None, backlog: Backlog) -> str:
-    """When the portal is called again, as far as that is known."""
-    if view is None or view.state != PortalState.ACTIVE or lane is None:
+    """When the portal is called again, as far as that is known; if it is stopped, when it is asked."""
+    if view is None or lane is None:
         return "-"
+    if view.state != PortalState.ACTIVE:
+        return span(view.next_probe_ms)
     if lane.owner is not None or lane.next_due_ms == 0:
         return "now"
     if lane.next_due_ms is None and backlog.ready:
@@ -183,7 +185,7 @@ def _stop_in_one_line(stop: StopView) -> str:
     return f"{stop.portal}: {_why_stopped(stop)}{commands}"
 
 
-def _tasks(over: Overview, code: str) -> Iterator[Text]:
+def _tasks(over: Overview, code: str, webhook_url: str | None) -> Iterator[Text]:
     """What a person must do about one portal, in words; the gravest first."""
     view, lane = over.portals.get(code), over.lanes.get(code)
     backlog = over.backlogs.get(code, NOTHING)
@@ -197,12 +199,7 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
         )
         return
     if view.state != PortalState.ACTIVE:
-        yield _task(
-            code,
-            f"{view.state}: {view.reason} — {advice(PortalState(view.state))} "
-            f"(`b24sync portal resume {code}`)",
-            "red",
-        )
+        yield _task(code, told(view, waiting=backlog.total), "red")
     elif lane is None:
         yield _task(code, f"it has no lane: `b24sync portal add {code} --replace`.", "red")
     elif lane.resting_ms:
@@ -219,6 +216,23 @@ def _tasks(over: Overview, code: str) -> Iterator[Text]:
             f"a row has been due for {span(backlog.oldest_ms)} and nobody takes it: is a worker "
             "running? `b24sync sync` sends from here.",
             "yellow",
+        )
+    outdated = outdated_setting(view, webhook_url)
+    if outdated is not None:
+        yield _task(code, outdated, "yellow")
+    yield from _left_over(over, code, backlog)
+
+
+def _left_over(over: Overview, code: str, backlog: Backlog) -> Iterator[Text]:
+    """What a person must do about rows of a portal, called or not."""
+    found = over.duplicates.get(code, 0)
+    if found:
+        rows = counted(found, "duplicate is", "duplicates are")
+        yield _task(
+            code,
+            f"{rows} open, records that an entity has beside its own: `b24sync duplicates list "
+            f"--portal {code}` says what to do.",
+            "red",
         )
     dead = over.dead.get(code, 0)
     if dead:
@@ -260,7 +274,7 @@ def _task(code: str, words: str, style: str) -> Text:
     return Text(f"{code}: ", style).append(words, "default not bold")
 
 
-def _document(over: Overview, code: str) -> dict[str, object]:
+def _document(over: Overview, code: str, webhook_url: str | None) -> dict[str, object]:
     view, lane = over.portals.get(code), over.lanes.get(code, LaneView())
     backlog, recent = over.backlogs.get(code, NOTHING), over.recent.get(code, {})
     stops = over.stops.get(code, ())
@@ -269,12 +283,20 @@ def _document(over: Overview, code: str) -> dict[str, object]:
         "known": view is not None,
         "state": view.state if view is not None else None,
         "reason": view.reason if view is not None else None,
+        "state_at": utc(view.state_at_ms) if view is not None else None,
+        "next_probe_ms": view.next_probe_ms if view is not None else None,
+        "probes": view.probes if view is not None else 0,
         "base_url": view.base_url if view is not None else None,
         **record(backlog),
         **record(lane),
         "dead": over.dead.get(code, 0),
+        "duplicates": over.duplicates.get(code, 0),
+        "duplicates_detected": dict(over.detected.get(code, {})),
         "recent": dict(recent),
         "recent_minutes": RECENT_MIN,
         "stops": [record(stop) for stop in stops],
-        "to_do": [*map(_stop_in_one_line, stops), *(task.plain for task in _tasks(over, code))],
+        "to_do": [
+            *map(_stop_in_one_line, stops),
+            *(task.plain for task in _tasks(over, code, webhook_url)),
+        ],
     }

@@ -29,6 +29,7 @@ from b24sync.cli.layout import (
 )
 from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome, RowState
 from b24sync.drain import Order, Tally, drain
+from b24sync.drain.probing import probe
 from b24sync.edge import lanes, stories, tenants, views
 from b24sync.edge.database import reading
 from b24sync.edge.stories import ResultView
@@ -189,6 +190,8 @@ def _drained(run: _Run) -> tuple[Tally, bool]:
     """Slice after slice until there is nothing to do; and whether the time was over before."""
     total = Tally()
     while not run.is_over():
+        # Where no worker runs, nobody else would notice that a portal is well again.
+        probe(run.world, code=run.order.portal, stopping=run.is_over)
         left = _unfinished(run)
         run.bar.left(sum(backlog.total for backlog in left.values()))
         order = run.order

@@ -17,19 +17,19 @@ from typing import assert_never
 
 from sqlalchemy import Connection
 
-from b24sync.core.errors import CredentialError, SettingsError
-from b24sync.core.model import HaltMode, PortalState, Question
+from b24sync.core.model import HaltMode, Question
 from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain import heeding
-from b24sync.drain.claiming import Look, Ready, Rest, claim
-from b24sync.drain.looking import Seen, look, patient
+from b24sync.drain.claiming import Claim, Look, Ready, Rest, claim, note
+from b24sync.drain.looking import PROBE, Seen, look, patient
 from b24sync.drain.orders import Order, Pass, Tally, milliseconds
 from b24sync.drain.reconciling import decide_doubts
+from b24sync.drain.renewing import usable_credential
 from b24sync.drain.sending import dispatch
-from b24sync.edge import lanes, ledger, tenants
+from b24sync.edge import lanes, ledger, suspects, tenants
 from b24sync.edge.guards import Raced
 from b24sync.edge.lanes import Lane
-from b24sync.world import Step, World, credential_of
+from b24sync.world import Step, World
 
 __all__ = ["Order", "Tally", "drain"]
 
@@ -114,6 +114,11 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
     world, served = run.world, Tally()
     mine = _recovered(world, mine)
     end = _decided(run, mine, before)
+    if mine.is_silent and end.goes_on and not end.tally.looks:
+        probed = _probed(world, mine)
+        # It is about no row, and counts as no request of theirs.
+        end = replace(probed, tally=end.tally, facts=end.facts)
+    mine = replace(mine, is_silent=False)
     served += end.tally
     if end.tally != Tally():
         run.watching(end.tally)
@@ -131,12 +136,23 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
 
 
 def _recovered(world: World, mine: Lane) -> Lane:
-    """The lane, its last owner's open batch dealt with first."""
-    if mine.open_batch_id is None:
+    """The lane, what its last owner left behind dealt with first."""
+    if mine.open_batch_id is None and not mine.suspects:
         return mine
     number = mine.open_batch_id
 
     def recover(connection: Connection) -> None:
+        if mine.suspects and lanes.suspect(connection, mine, ()):
+            suspects.charge_noted(connection, mine.suspects)
+            log.warning(
+                "worker_lost portal=%s lane=%s crashes=%d rows=%d",
+                mine.tenant.code,
+                mine.lane,
+                mine.crashes,
+                len(mine.suspects),
+            )
+        if number is None:
+            return
         became = ledger.recover(connection, number)
         lanes.close_batch(connection, mine, number, reached=False)
         if became is not None:
@@ -145,7 +161,19 @@ def _recovered(world: World, mine: Lane) -> Lane:
             )
 
     world.transact(Step.RECOVER, recover)
-    return replace(mine, open_batch_id=None)
+    return replace(mine, open_batch_id=None, suspects=())
+
+
+def _probed(world: World, mine: Lane) -> Pass:
+    """One harmless question to a portal that told nothing the last time.
+
+    Only one that answers is sent anything, so that a lost request speaks of itself, and a portal
+    that is down for an hour puts one batch in doubt and not hundreds.
+    """
+    wait_ms = world.transact(Step.LEARN, partial(tenants.spend, of=mine.tenant))
+    if wait_ms > 0:
+        return Pass(tally=Tally(), goes_on=False, rest_ms=wait_ms)
+    return _asked(world, mine, NO_FACTS, (PROBE,))
 
 
 def _decided(run: _Run, mine: Lane, before: Tally) -> Pass:
@@ -171,10 +199,10 @@ def _decided(run: _Run, mine: Lane, before: Tally) -> Pass:
 
 def _asked(world: World, mine: Lane, facts: Facts, questions: Sequence[Question]) -> Pass:
     """One look at the portal, for a claim or for what is in doubt."""
-    try:
-        credential = credential_of(world, mine.tenant)
-    except (CredentialError, SettingsError) as error:
-        return _unusable(world, mine, str(error))
+    usable = usable_credential(world, mine)
+    if isinstance(usable, Pass):
+        return usable
+    credential, mine = usable
     seen = look(world, mine, credential, questions)
     return _looked(world, mine, facts, Tally(), seen)
 
@@ -182,14 +210,12 @@ def _asked(world: World, mine: Lane, facts: Facts, questions: Sequence[Question]
 def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
     """One batch down and its outcomes back, or one look at the portal."""
     world = run.world
+    usable = usable_credential(world, mine)
+    if isinstance(usable, Pass):
+        return usable
+    credential, mine = usable
     try:
-        credential = credential_of(world, mine.tenant)
-    except (CredentialError, SettingsError) as error:
-        return _unusable(world, mine, str(error))
-    try:
-        claimed = world.transact(
-            Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows)
-        )
+        claimed = _claimed(run, mine, facts, before)
     except Raced:
         log.info("claim_raced portal=%s lane=%s", mine.tenant.code, mine.lane)
         return Pass(tally=Tally(), goes_on=True, first_rows=mine.first_rows, facts=facts)
@@ -201,11 +227,11 @@ def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
             # Rows may have been set aside, and what stood behind them is ready now.
             goes_on = not stops and rest_ms is None and (more or tally.rows > 0)
             return Pass(tally=tally, goes_on=goes_on, rest_ms=rest_ms, first_rows=mine.first_rows)
-        case Look(questions=questions, tally=tally):
+        case Look(questions=questions, tally=tally, rows=rows):
             strict = (run.order.halt or mine.tenant.halt) is HaltMode.STRICT
             seen = look(world, mine, credential, questions)
             seen, rest_ms = patient(world, mine, seen, strict=strict)
-            looked = _looked(world, mine, facts, tally, seen)
+            looked = _looked(world, mine, facts, tally, seen, rows)
             return looked if rest_ms is None else replace(looked, goes_on=False, rest_ms=rest_ms)
         case Ready():
             return dispatch(world, mine, claimed, credential)
@@ -213,18 +239,46 @@ def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
             assert_never(unreachable)
 
 
-def _looked(world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen) -> Pass:
-    """What was read is told to the next pass; a portal that said nothing is left alone a while."""
+def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None:
+    """The next batch of a lane; one whose owners did not come back is read with care.
+
+    Raises: Raced.
+    """
+    world = run.world
+    noted: tuple[int, ...] = ()
+    if mine.crashes:
+        found = world.transact(Step.SUSPECT, partial(note, world, run.order, mine))
+        if found is None or isinstance(found, Rest):
+            return found
+        noted = found
+    return world.transact(
+        Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows, noted=noted)
+    )
+
+
+def _looked(
+    world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen, rows: Sequence[int] = ()
+) -> Pass:
+    """What was read is told to the next pass; a portal that said nothing is left alone a while.
+
+    ``rows`` are those that it was asked for; one of them may be why it said nothing.
+    """
     silent = seen.reply is None
     rest_ms = heeding.rest_ms(world, mine, seen.whole, silent=silent)
 
     def heed(connection: Connection) -> None:
         if seen.reply is None:
-            lanes.strike(connection, mine, rest_ms=rest_ms or 0)
+            lanes.strike(connection, mine, rest_ms=rest_ms or 0, silent=seen.is_sent)
+            if seen.is_sent:
+                suspects.charge_unanswered(connection, rows)
             return
+        if mine.fail_streak:
+            lanes.answered(connection, mine)
         heeding.heed_methods(world, connection, mine, seen.batch, seen.reply)
         if seen.whole is not None:
-            heeding.heed_portal(connection, mine, seen.whole, seen.reply)
+            heeding.heed_portal(
+                connection, mine, seen.whole, seen.reply, trusted=world.settings.trusted_hosts
+            )
 
     world.transact(Step.LEARN, heed)
     return Pass(
@@ -234,15 +288,3 @@ def _looked(world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen) ->
         first_rows=mine.first_rows,
         facts=facts | seen.facts,
     )
-
-
-def _unusable(world: World, mine: Lane, reason: str) -> Pass:
-    """A portal that cannot be called as it is configured waits for a person."""
-    world.transact(
-        Step.PAUSE,
-        partial(
-            tenants.pause, code=mine.tenant.code, state=PortalState.MISCONFIGURED, reason=reason
-        ),
-    )
-    log.error("portal_paused portal=%s state=misconfigured", mine.tenant.code)
-    return Pass(tally=Tally(), goes_on=False)

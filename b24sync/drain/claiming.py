@@ -8,10 +8,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import takewhile
 from typing import TypeAlias
 
 from sqlalchemy import Connection
 
+from b24sync.core import losses
 from b24sync.core.batching import compose
 from b24sync.core.model import (
     Batch,
@@ -29,7 +31,7 @@ from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.reconsidering import reconsidered
-from b24sync.edge import lanes, ledger, settling, tenants
+from b24sync.edge import lanes, ledger, settling, suspects, tenants
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import read_links
 from b24sync.world import World
@@ -68,9 +70,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What has to be read on the portal before rows can be said."""
+    """What has to be read on the portal before ``rows`` can be said."""
 
     questions: tuple[Question, ...]
+    rows: tuple[int, ...]
     tally: Tally
 
 
@@ -91,16 +94,20 @@ class _Gathered:
     more: bool = True
     is_cut: bool = False
     stopped_by: int | None = None
+    company: list[int] = field(default_factory=list[int])
+    passed_over: list[int] = field(default_factory=list[int])
 
     def goes_on(self, reads: int) -> bool:
         """Whether more rows are to be read."""
-        is_full = len(self.commands) + len(self.questions) >= self.size
+        room = losses.room(max(self.company, default=0), self.size)
+        is_full = len(self.commands) + len(self.questions) >= room
         return self.more and not self.is_cut and not is_full and reads < READS
 
     @property
     def met(self) -> list[int]:
         """Rows that stay ready until they are sent, and would be read again."""
-        return [number for command in self.commands for number in command.row_ids] + self.asking
+        said = [number for command in self.commands for number in command.row_ids]
+        return said + self.asking + self.passed_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +122,44 @@ class _Desk:
     connection: Connection
 
 
-def claim(
-    world: World, order: Order, mine: Lane, facts: Facts, served: int, connection: Connection
+def note(
+    world: World, order: Order, mine: Lane, connection: Connection
+) -> tuple[int, ...] | Rest | None:
+    """Write down which rows are going to be read, before they are; ``None``, the lane is lost.
+
+    For a lane whose last owners did not come back: a row that ends whoever reads it shows by this.
+    Rows that were lost too often are given up unread; in the mode ``strict`` the lane stops there.
+    Writes: lane, outbox; result, dead and rollup for rows given up.
+    """
+    size, is_strict = world.settings.batch_size, _mode(order, mine) is HaltMode.STRICT
+    next_rows = suspects.next_rows(connection, mine, limit=size, kinds=order.kinds)
+    spent = [row.id for row in next_rows if row.losses >= losses.MOST_LOSSES]
+    if is_strict and spent and spent[0] == next_rows[0].id:
+        settling.give_up_unread(connection, spent[:1], stopping=True)
+        lanes.stop(connection, mine, spent[0])
+        return Rest(stops=True, tally=Tally(outcomes={ResultOutcome.STOPPED: 1}))
+    if not is_strict:
+        settling.give_up_unread(connection, spent)
+    left = [row for row in next_rows if row.id not in spent]
+    places = losses.fitting([row.losses for row in left], (), size=size, in_order=is_strict)
+    noted = tuple(left[place].id for place in places)
+    return noted if lanes.suspect(connection, mine, noted) else None
+
+
+def claim(  # noqa: PLR0913 - what a pass knows, all of it
+    world: World,
+    order: Order,
+    mine: Lane,
+    facts: Facts,
+    served: int,
+    connection: Connection,
+    *,
+    noted: Sequence[int] = (),
 ) -> Claim | None:
     """The next batch of a lane, or the questions to ask first, or nothing; ``None``, it is lost.
 
-    Shape: ``served`` rows count against the order's limit already.
+    Shape: ``served`` rows count against the order's limit already. Of ``noted`` rows no others are
+    read.
     Raises: Raced if rows moved meanwhile; the transaction is to be undone and tried again.
     Writes: lane, batch, bucket, outbox; result, dead and rollup for rows that end unsent.
     """
@@ -133,7 +172,7 @@ def claim(
         world=world,
         order=order,
         mine=mine,
-        mode=order.halt or mine.tenant.halt,
+        mode=_mode(order, mine),
         around=Surroundings(
             kinds=world.settings.kinds,
             policies=world.settings.policies,
@@ -143,7 +182,7 @@ def claim(
         ),
         connection=connection,
     )
-    gathered = _gathered(desk, served)
+    gathered = _gathered(desk, served, noted)
     if gathered.stopped_by is not None:
         lanes.stop(connection, mine, gathered.stopped_by)
         return Rest(tally=gathered.tally, stops=True)
@@ -153,19 +192,23 @@ def claim(
         return (
             Rest(tally=gathered.tally, rest_ms=wait_ms)
             if wait_ms > 0
-            else Look(questions=asked, tally=gathered.tally)
+            else Look(questions=asked, rows=tuple(gathered.asking), tally=gathered.tally)
         )
     if not gathered.commands:
         return Rest(tally=gathered.tally, more=gathered.more)
     return _journalled(desk, gathered)
 
 
-def _gathered(desk: _Desk, served: int) -> _Gathered:
+def _mode(order: Order, mine: Lane) -> HaltMode:
+    return order.halt or mine.tenant.halt
+
+
+def _gathered(desk: _Desk, served: int, noted: Sequence[int]) -> _Gathered:
     """Read and plan rows until a batch is full or no row is left."""
     size = desk.world.settings.batch_size
     if desk.order.limit is not None:
         size = min(size, desk.order.limit - served)
-    gathered = _Gathered(size=size, first=desk.mine.first_rows)
+    gathered = _Gathered(size=size, first=tuple(noted) or desk.mine.first_rows)
     if desk.mode is HaltMode.STRICT:
         # Perhaps of a worker that went away; what became of it comes before all that follows.
         gathered.stopped_by = ledger.first_in_doubt(desk.connection, desk.mine)
@@ -175,6 +218,7 @@ def _gathered(desk: _Desk, served: int) -> _Gathered:
     while gathered.goes_on(reads):
         reads += 1
         heads = _heads(desk, gathered)
+        gathered.is_cut = gathered.is_cut or bool(noted)
         followers = _followers(desk, heads)
         behind = [row for rows in followers.values() for row in rows]
         found = {row.id: row for row in (*heads.rows, *behind)}
@@ -217,7 +261,21 @@ def _heads(desk: _Desk, gathered: _Gathered) -> ledger.Heads:
         only=first or None,
     )
     gathered.more = heads.more or bool(first)
-    return heads
+    return replace(heads, rows=_company(desk, gathered, heads.rows))
+
+
+def _company(desk: _Desk, gathered: _Gathered, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Those that may travel together; the others stay ready for a batch of their own."""
+    in_order = desk.mode is HaltMode.STRICT
+    places = losses.fitting(
+        [row.losses for row in rows], gathered.company, size=gathered.size, in_order=in_order
+    )
+    for row in rows:
+        # One that only found no room is read again, if those before it should not go after all.
+        if not losses.fitting([row.losses], gathered.company, size=gathered.size):
+            gathered.passed_over.append(row.id)
+            gathered.is_cut = gathered.is_cut or in_order
+    return tuple(rows[place] for place in places)
 
 
 def _followers(desk: _Desk, heads: ledger.Heads) -> Mapping[int, Sequence[Row]]:
@@ -229,10 +287,15 @@ def _followers(desk: _Desk, heads: ledger.Heads) -> Mapping[int, Sequence[Row]]:
         for row in heads.rows
         if row.id in heads.followed
         and row.mergeable
+        and row.losses < losses.ALONE
         and row.operation is not Operation.CALL
         and policy_of(row.kind, desk.around.policies).merge
     ]
-    return ledger.read_followers(desk.connection, followed)
+    behind = ledger.read_followers(desk.connection, followed)
+    return {
+        head: tuple(takewhile(lambda row: row.losses < losses.ALONE, rows))
+        for head, rows in behind.items()
+    }
 
 
 def _set_aside(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int, Row]) -> None:
@@ -251,6 +314,9 @@ def _set_aside(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int,
     gathered.questions += part.questions
     entities = {(question.kind, question.key) for question in part.questions}
     gathered.asking += [row.id for row in found.values() if (row.kind, row.key) in entities]
+    gathered.company += [found[command.row_ids[0]].losses for command in part.commands]
+    heads = {(row.kind, row.key): row for row in reversed(list(found.values()))}
+    gathered.company += [heads[entity].losses for entity in entities]
     gathered.is_cut = gathered.is_cut or part.is_cut
     settling.set_aside(desk.connection, part, found)
     gathered.tally += _tally(part)

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 from sqlalchemy import Connection
 
 from b24sync.core import asking, comparing, multivalues
 from b24sync.core.doubts import is_final
-from b24sync.core.errors import SendError
+from b24sync.core.errors import NeverSent, SendError
 from b24sync.core.faults import is_gone
 from b24sync.core.kind_table import find_kind
 from b24sync.core.kinds import Kind
@@ -54,18 +55,29 @@ LOOK_S = 15.0
 LOOK_AGAIN_MS = 1_000
 """The least time after which a question is put again; the rest is dice."""
 
+_numbers = count(1)
+"""No two looks of a process name their commands alike: no answer is taken for another's."""
+
+PROBE = Question(kind="", key="", asks=Asks.RECORD, method="server.time", query="")
+"""A question about nothing, whether the portal answers at all.
+
+Source: Bitrix24 REST manual, "server.time": any credential may call it, and it reads nothing.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a look has found.
 
     Shape: ``reply`` is ``None`` where none came; ``whole`` is a complaint about the whole request.
+    ``is_sent``: the portal was reached.
     """
 
     batch: Batch
     facts: Facts = NO_FACTS
     reply: Reply | None = None
     whole: Fault | None = None
+    is_sent: bool = True
 
 
 def look(world: World, mine: Lane, credential: Credential, questions: Sequence[Question]) -> Seen:
@@ -78,7 +90,7 @@ def look(world: World, mine: Lane, credential: Credential, questions: Sequence[Q
     reply, outcomes = _asked(world, mine, credential, batch)
     if isinstance(reply, SendError):
         log.warning("look_lost portal=%s cause=%s", mine.tenant.code, reply.cause)
-        return Seen(batch=batch)
+        return Seen(batch=batch, is_sent=not isinstance(reply, NeverSent))
     if all(isinstance(outcome, Unknown) for outcome in outcomes):
         # A page, or half an answer, or trouble of the server's own: nobody has looked.
         log.warning("look_lost portal=%s cause=status_%d", mine.tenant.code, reply.status)
@@ -176,7 +188,7 @@ def verified(
 def _batch(lines: Sequence[tuple[str, str]]) -> Batch:
     commands = tuple(
         Command(
-            row_ids=(number,),
+            row_ids=(next(_numbers),),
             kind="call",
             key="",
             operation=Operation.CALL,
@@ -184,7 +196,7 @@ def _batch(lines: Sequence[tuple[str, str]]) -> Batch:
             query=query,
             repeatable=True,
         )
-        for number, (method, query) in enumerate(lines)
+        for method, query in lines
     )
     return Batch(labels=tuple(command.label for command in commands), commands=commands)
 

@@ -21,8 +21,10 @@ from b24sync.drain.claiming import Ready
 from b24sync.drain.looking import verified
 from b24sync.drain.orders import Pass, Tally, milliseconds
 from b24sync.edge import lanes, ledger, settling
+from b24sync.edge.duplicates import Found
 from b24sync.edge.lanes import Lane
 from b24sync.edge.portal import Credential
+from b24sync.edge.settling import Settled
 from b24sync.world import Moment, Step, World
 
 log = logging.getLogger("b24sync")
@@ -90,7 +92,7 @@ def _never_sent(world: World, mine: Lane, ready: Ready, error: NeverSent) -> Pas
     def give_back(connection: Connection) -> None:
         ledger.give_back(connection, ready.batch_id, reason=reason[:64])
         lanes.close_batch(connection, mine, ready.batch_id, reached=False)
-        lanes.strike(connection, mine, rest_ms=rest_ms)
+        lanes.strike(connection, mine, rest_ms=rest_ms, silent=False)
 
     world.transact(Step.RETURN, give_back)
     log.warning(
@@ -136,7 +138,17 @@ def _recorded(
     )
     goes_on = whole is None and not silent and not pause_ms and answer.stopped_by is None
     rest_ms = answer.rest_ms
-    if not world.transact(Step.SETTLE, partial(_settle, world, mine, ready, answer)):
+    settled = world.transact(Step.SETTLE, partial(_settle, world, mine, ready, answer))
+    report_duplicates(settled.duplicates)
+    for late in settled.orphaned:
+        log.error(
+            "record_orphaned portal=%s kind=%s row=%d record=%s",
+            late.row.portal,
+            late.row.kind,
+            late.row.id,
+            late.remote_id,
+        )
+    if not settled.recorded:
         log.warning("answer_late portal=%s batch=%d", mine.tenant.code, ready.batch_id)
         return Pass(tally=ready.tally + Tally(batches=1), goes_on=goes_on, rest_ms=rest_ms)
     _report(mine, ready, answer)
@@ -182,14 +194,14 @@ def _failed_rest_ms(rows: Sequence[Settlement]) -> int:
 
 def _settle(
     world: World, mine: Lane, ready: Ready, answer: _Answer, connection: Connection
-) -> bool:
+) -> Settled:
     """Outcomes, links, rows, and what the portal said of itself, in one transaction."""
     reply, whole = answer.reply, answer.whole
     status = reply.status if reply is not None else None
     settled = settling.settle(connection, ready.batch_id, answer.rows, http_status=status)
     lanes.close_batch(connection, mine, ready.batch_id, reached=not answer.silent)
     if answer.silent:
-        lanes.strike(connection, mine, rest_ms=answer.rest_ms or 0)
+        lanes.strike(connection, mine, rest_ms=answer.rest_ms or 0, silent=True)
     if answer.first or mine.first_rows:
         lanes.put_first(connection, mine, answer.first, rest_ms=answer.rest_ms)
     if answer.stopped_by is not None:
@@ -197,7 +209,7 @@ def _settle(
     if reply is not None:
         heeding.heed_methods(world, connection, mine, ready.batch, reply)
     if whole is not None:
-        heeding.heed_portal(connection, mine, whole, reply)
+        heeding.heed_portal(connection, mine, whole, reply, trusted=world.settings.trusted_hosts)
     return settled
 
 
@@ -208,6 +220,19 @@ def _tally(rows: Sequence[Settlement]) -> Tally:
             outcomes[row.outcome] = outcomes.get(row.outcome, 0) + 1
     deferred = sum(1 for row in rows if row.outcome is None)
     return Tally(batches=1, outcomes=outcomes, deferred=deferred)
+
+
+def report_duplicates(found: Sequence[Found]) -> None:
+    """Tell of records that nobody had told of before, a line each."""
+    for one in found:
+        log.error(
+            "duplicate_found portal=%s kind=%s kept=%s others=%s found_by=%s",
+            one.portal,
+            one.kind,
+            one.kept_id,
+            one.other_id,
+            one.found_by,
+        )
 
 
 def _report(mine: Lane, ready: Ready, answer: _Answer) -> None:

@@ -10,8 +10,9 @@ read transaction that turns into a write fails at once, whatever the busy timeou
 """
 
 import json
+import re
 import sqlite3
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import lru_cache
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Insert,
     Select,
     Table,
+    Text,
     bindparam,
     cast,
     column,
@@ -44,6 +46,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from b24sync.core.errors import DatabaseError, SettingsError
 from b24sync.core.model import Unreadable
+from b24sync.core.refs import is_list, is_mapping
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -66,6 +69,13 @@ AGAIN_POSTGRESQL = {"40001", "40P01"}
 
 AGAIN_MYSQL = {1205, 1213}
 """Lock wait timeout and deadlock, MySQL server error reference."""
+
+DEEPEST = 200
+"""Levels of a stored document that are read; far more than a portal takes, and far fewer than
+Python's stack, on which it is written again from a deeper place than it was read at."""
+
+_is_beyond_text = re.compile(r"\\u(?:0000|[dD][89a-fA-F])").search
+"""Finds what JSON can spell and text cannot hold: NUL and half characters."""
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is
@@ -153,7 +163,13 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
 def _written_json(value: object) -> str:
     if isinstance(value, Unreadable):
         return value.text
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_digits)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_digits)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Half a character, which was read from an escape, is written as one.
+        return json.dumps(value, separators=(",", ":"), default=_digits)
+    return text
 
 
 def _digits(value: object) -> str:
@@ -173,7 +189,23 @@ def _read_json(stored: str | bytes | float) -> object:
         document: object = json.loads(text, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError):
         return Unreadable(text)
-    return document
+    may_be_deep = text.count("[") + text.count("{") > DEEPEST
+    return Unreadable(text) if may_be_deep and _is_too_deep(document) else document
+
+
+def _is_too_deep(document: object) -> bool:
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [inner for value in level for inner in _parts(value)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: object) -> Iterable[object]:
+    if is_list(value):
+        return value
+    return value.values() if is_mapping(value) else ()
 
 
 def _listen_sqlite(engine: Engine) -> None:
@@ -184,6 +216,7 @@ def _listen_sqlite(engine: Engine) -> None:
 
 def _sqlite_connected(connection: "DBAPIConnection", _record: "ConnectionPoolEntry") -> None:
     connection.isolation_level = None
+    connection.text_factory = _read_text
     cursor = connection.cursor()
     # FULL: the commit before a request is sent must survive a power cut, WAL with NORMAL may not.
     for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
@@ -196,6 +229,15 @@ def _sqlite_connected(connection: "DBAPIConnection", _record: "ConnectionPoolEnt
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
     cursor.close()
+
+
+def _read_text(stored: bytes) -> str:
+    """Text as SQLite has it, which takes any bytes for text; one such value must not stop its lane.
+
+    A byte that is no UTF-8 is read as an escape, with which a document is refused as unreadable, and
+    two keys stay two keys.
+    """
+    return stored.decode(errors="backslashreplace")
 
 
 def _sqlite_begin(connection: Connection) -> None:
@@ -340,23 +382,32 @@ def insert_any_order(
     """
     if not rows:
         return
-    if connection.dialect.name != "postgresql":
+    joined = _joined(rows) if connection.dialect.name == "postgresql" else None
+    if joined is None:
         connection.execute(statement, list(rows))
         return
     names = tuple(rows[0])
     table = statement.table
     chosen = statement.from_select(names, _rows_of_json(table, names), include_defaults=False)
-    connection.execute(chosen, {JSON_ROWS: list(rows)})
+    connection.execute(chosen, {JSON_ROWS: joined})
 
 
 JSON_ROWS = "b24sync_rows"
+
+
+def _joined(rows: Sequence[Mapping[str, object]]) -> str | None:
+    """Rows as one document; ``None`` for what PostgreSQL stores in one, and cannot take out of one."""
+    if any(isinstance(value, Unreadable) for row in rows for value in row.values()):
+        return None
+    text = _written_json(rows)
+    return None if _is_beyond_text(text) else text
 
 
 @lru_cache(maxsize=64)
 def _rows_of_json(table: FromClause, names: tuple[str, ...]) -> Select[tuple[object, ...]]:
     """The rows of a table that one JSON parameter holds."""
     columns = [column(name, table.c[name].type) for name in names]
-    given = func.json_to_recordset(cast(bindparam(JSON_ROWS, type_=JSON), JSON))
+    given = func.json_to_recordset(cast(bindparam(JSON_ROWS, type_=Text), JSON))
     return select(*given.table_valued(*columns).render_derived(with_types=True).c)
 
 

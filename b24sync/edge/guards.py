@@ -4,9 +4,10 @@ Guards are read from the tables of moves, so that no statement moves a row that 
 statement that touched fewer rows than it should raises ``Raced``, and its transaction is undone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, literal, or_, select
+from sqlalchemy import ColumnElement, and_, exists, literal, or_, select
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources, row_sources
 from b24sync.core.model import Operation, Row
@@ -65,7 +66,7 @@ def of_entities(
     return or_(*(and_(kind_column == kind, key_column.in_(keys)) for kind, keys in keys_of.items()))
 
 
-def row_of(found: RowMapping) -> Row:
+def row_of(found: Mapping[Any, Any]) -> Row:
     """An outbox row as the core knows it."""
     return Row(
         id=found["id"],
@@ -83,10 +84,12 @@ def row_of(found: RowMapping) -> Row:
         attempts=found["attempts"],
         deliveries=found["deliveries"],
         not_runs=found["not_runs"],
+        losses=found["losses"],
         enqueued_at_ms=found["created_at"],
         expires_at_ms=found["expires_at"],
         cancel_requested=found["cancel_requested"],
         first_error=found["first_error"],
+        last_error=found["last_error"],
         headers=found["headers"],
         mergeable=found["mergeable"],
     )

@@ -32,6 +32,9 @@ from b24sync.edge.database import insert_missing, now_ms, skip_locked
 from b24sync.edge.tables import batch, lane, outbox, portal
 from b24sync.edge.tenants import Tenant, tenant
 
+SILENT = "half_open"
+"""The breaker of a lane whose portal told nothing: one harmless question goes first."""
+
 CANDIDATES = 16
 """How many lanes a taker tries of which others may be taking the first at the same moment."""
 
@@ -41,6 +44,8 @@ class Lane:
     """A lane as its owner took it.
 
     ``first_rows`` go before all others; ``stopped_by`` is the row that it stood still for.
+    ``crashes``: how many owners in a row did not come back; ``suspects`` are the rows that the last
+    of them was going to read. ``is_silent``: the portal's last answer was none.
     """
 
     tenant: Tenant
@@ -51,6 +56,9 @@ class Lane:
     fail_streak: int
     first_rows: tuple[int, ...] = ()
     stopped_by: int | None = None
+    crashes: int = 0
+    suspects: tuple[int, ...] = ()
+    is_silent: bool = False
 
 
 def _now() -> ColumnElement[int]:
@@ -232,6 +240,7 @@ def take(
     found = _locked(connection, code, without)
     if found is None:
         return None
+    crashes = 0 if found["lease_until"] is None else found["crashes"] + 1
     taken = connection.execute(
         update(lane)
         .where(
@@ -243,6 +252,7 @@ def take(
             lease_epoch=lane.c.lease_epoch + 1,
             lease_until=_now() + lease_ms,
             lease_owner=owner[:255],
+            crashes=crashes,
         )
     )
     if taken.rowcount != 1:
@@ -256,6 +266,9 @@ def take(
         fail_streak=found["fail_streak"],
         first_rows=tuple(found["first_rows"] or ()),
         stopped_by=found["stopped_by"],
+        crashes=crashes,
+        suspects=tuple(found["suspects"] or ()),
+        is_silent=found["breaker"] == SILENT,
     )
 
 
@@ -291,11 +304,22 @@ def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
 
 
 def open_batch(connection: Connection, mine: Lane, batch_id: int) -> None:
-    """Remember which batch of this lane is not closed.
+    """Remember which batch of this lane is not closed; it names the rows from here on.
 
     Writes: lane, guarded by the epoch.
     """
-    connection.execute(update(lane).where(_mine(mine)).values(open_batch_id=batch_id))
+    connection.execute(
+        update(lane).where(_mine(mine)).values(open_batch_id=batch_id, suspects=None)
+    )
+
+
+def suspect(connection: Connection, mine: Lane, rows: Sequence[int]) -> bool:
+    """Note the rows that are going to be read; ``False``, the lane belongs to somebody else.
+
+    Writes: lane, guarded by the epoch.
+    """
+    noted = connection.execute(update(lane).where(_mine(mine)).values(suspects=list(rows) or None))
+    return noted.rowcount == 1
 
 
 def put_first(
@@ -352,16 +376,27 @@ def close_batch(connection: Connection, mine: Lane, batch_id: int, *, reached: b
     )
 
 
-def strike(connection: Connection, mine: Lane, *, rest_ms: int) -> None:
-    """Leave a portal alone for a while that could not be reached.
+def answered(connection: Connection, mine: Lane) -> None:
+    """The portal answers: the strikes against it end.
 
+    Writes: lane, guarded by the epoch.
+    """
+    connection.execute(
+        update(lane).where(_mine(mine)).values(breaker="closed", breaker_until=None, fail_streak=0)
+    )
+
+
+def strike(connection: Connection, mine: Lane, *, rest_ms: int, silent: bool) -> None:
+    """Leave a portal alone for a while that could not be reached, or, ``silent``, told nothing.
+
+    A portal that told nothing is asked something harmless before it is sent anything.
     Writes: lane, guarded by the epoch.
     """
     connection.execute(
         update(lane)
         .where(_mine(mine))
         .values(
-            breaker="open",
+            breaker=SILENT if silent or mine.is_silent else "open",
             breaker_until=_now() + rest_ms,
             fail_streak=lane.c.fail_streak + 1,
         )
@@ -398,6 +433,8 @@ def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | N
         .values(
             lease_until=None,
             lease_owner=None,
+            crashes=0,
+            suspects=None,
             next_due_at=at,
             vtime=lane.c.vtime + served / lane.c.weight,
         )

@@ -34,6 +34,7 @@ from sqlalchemy import (
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, row_sources
 from b24sync.core.model import Batch, BatchState, Row, RowState
+from b24sync.edge import suspects
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import (
     Raced,
@@ -348,12 +349,17 @@ def recover(connection: Connection, batch_id: int) -> BatchState | None:
     """Deal with the open batch of an owner who went away.
 
     Shape: what became of it: returned if it was never sent, doubt if it may have been; ``None`` if
-    it is closed already.
+    it is closed already. Its rows are charged with the loss: one of them may have ended the owner.
     Writes: as ``give_back`` or ``doubt``.
     """
+    rows = list(
+        connection.execute(select(outbox.c.id).where(outbox.c.batch_id == batch_id)).scalars()
+    )
     if give_back_unsent(connection, batch_id):
+        suspects.charge(connection, outbox.c.id.in_(rows))
         return BatchState.RETURNED
     if doubt(connection, batch_id, reason="the worker went away before the answer"):
+        suspects.charge(connection, outbox.c.batch_id == batch_id)
         return BatchState.DOUBT
     return None
 

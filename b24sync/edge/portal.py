@@ -30,7 +30,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NoReturn
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import requests
 from requests.adapters import BaseAdapter
@@ -52,6 +52,8 @@ _WAYS_LIMIT = 1000
 _MOVED = range(300, 400)
 _FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
+_HOST_LIMIT = 253
+_is_plain = re.compile(r"[!-~]+", re.ASCII).fullmatch
 _SECRET_PATH = re.compile(r"(/rest/(?:api/)?\d+/)[^/?\s]+")
 
 _TROUBLE = (requests.RequestException, HTTPError, http.client.HTTPException, OSError)
@@ -145,6 +147,16 @@ class PortalClient:
         auth = () if credential.token is None else (f"auth={quote(credential.token, safe='')}",)
         body = "&".join(part for part in (query, *auth) if part).encode()
         return self._post(credential.address_of(method), _FORM, body, deadline_s)
+
+    def post_form(
+        self, url: str, fields: Mapping[str, str], *, deadline_s: float | None = None
+    ) -> Reply:
+        """Post a form to any address; what is secret stands in the body, where no proxy logs it.
+
+        Units: ``deadline_s`` as for ``send``.
+        Raises: NeverSent, ReplyLost; neither names the URL.
+        """
+        return self._post(url, _FORM, urlencode(fields).encode(), deadline_s)
 
     def close(self) -> None:
         """Close the calling thread's connections; those of other threads end with their thread."""
@@ -244,11 +256,15 @@ def _attempt(
         exchange.stage = Stage.UNTRACKED
         response = line.adapter.send(request, stream=True, timeout=left_s, **way.options)
         with closing(response):
-            return _reply(response, exchange, url)
+            answer = _reply(response, exchange, url)
     except _TROUBLE as trouble:
         return _judged(trouble, exchange)
     finally:
         EXCHANGE.reset(token)
+    if isinstance(answer, Reply) and not answer.readable:
+        # The portal's own answer may still come, and would be read as that to the next request.
+        line.adapter.close()
+    return answer
 
 
 def _judged(trouble: Exception, exchange: Exchange) -> SendError:
@@ -325,7 +341,9 @@ def _origin(url: str, *, seen_from: str = "") -> str | None:
     except ValueError:
         return None
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}{port}" if host else None
+    # It is written down: what no host can be called is not.
+    is_host = host is not None and len(host) <= _HOST_LIMIT and _is_plain(host)
+    return f"{parts.scheme}://{host}{port}" if is_host else None
 
 
 def _mask_secrets(record: logging.LogRecord) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Text, cast, insert, select, update
 
 from b24sync.core.errors import SettingsError
+from b24sync.core.hosts import steps
 from b24sync.core.model import HaltMode
 from b24sync.core.refs import is_mapping
 from b24sync.edge.database import insert_missing, now_ms
@@ -88,7 +89,13 @@ def replace(
     changed = connection.execute(
         update(portal)
         .where(portal.c.code == code)
-        .values(auth_kind=str(AuthKind.WEBHOOK), updated_at=now_ms(), **values)
+        .values(
+            auth_kind=str(AuthKind.WEBHOOK),
+            moved_from=None,
+            moved_at=None,
+            updated_at=now_ms(),
+            **values,
+        )
     )
     if changed.rowcount != 1:
         return False
@@ -135,7 +142,7 @@ def ensure_default(connection: Connection, webhook_url: str | None) -> bool:
     """Make the portal that the setting ``webhook_url`` describes, if it is set; whether it changed.
 
     Only the address is stored; the secret stays in the setting. A ``default`` with a credential of
-    its own is left alone.
+    its own is left alone, and so is one that has moved away from the address of the setting.
     Raises: SettingsError if the setting is no webhook.
     Writes: portal, lane, bucket, the first time and after the address has changed.
     """
@@ -143,7 +150,9 @@ def ensure_default(connection: Connection, webhook_url: str | None) -> bool:
         return False
     base_url = parse_webhook(webhook_url).base_url
     found = connection.execute(
-        select(portal.c.base_url, portal.c.secret).where(portal.c.code == DEFAULT)
+        select(portal.c.base_url, portal.c.secret, portal.c.moved_from).where(
+            portal.c.code == DEFAULT
+        )
     ).first()
     if found is None:
         # Several workers start at once; the one that comes second finds the rows there.
@@ -152,10 +161,16 @@ def ensure_default(connection: Connection, webhook_url: str | None) -> bool:
         return True
     if found.secret is not None or found.base_url == base_url:
         return False
+    if base_url in steps(found.moved_from):
+        return False
     connection.execute(
         update(portal)
-        .where(portal.c.code == DEFAULT, portal.c.secret.is_(None))
-        .values(base_url=base_url, updated_at=now_ms())
+        .where(
+            portal.c.code == DEFAULT,
+            portal.c.secret.is_(None),
+            portal.c.base_url == found.base_url,
+        )
+        .values(base_url=base_url, moved_from=None, moved_at=None, updated_at=now_ms())
     )
     return True
 

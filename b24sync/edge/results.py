@@ -107,7 +107,8 @@ def count(connection: Connection, settlements: Sequence[Settlement], now: int) -
     counts: dict[str, list[int]] = {}
     for settlement in settlements:
         if settlement.outcome is not None:
-            latency = max(0, now - settlement.row.enqueued_at_ms)
+            # A row may say anything of when it was written.
+            latency = max(0, now - max(0, settlement.row.enqueued_at_ms))
             counts.setdefault(str(settlement.outcome), []).append(latency)
     if not counts:
         return

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, case, delete, func, select, update
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources
+from b24sync.core.losses import complaint
 from b24sync.core.model import (
     BatchState,
     Closing,
@@ -20,9 +21,12 @@ from b24sync.core.model import (
     Row,
     RowState,
 )
+from b24sync.core.planning import LOST
 from b24sync.core.settlement import Settlement
+from b24sync.edge import duplicates
 from b24sync.edge.database import now_ms
-from b24sync.edge.guards import Raced, batch_guard, row_guard
+from b24sync.edge.duplicates import Found
+from b24sync.edge.guards import Raced, batch_guard, row_guard, row_of
 from b24sync.edge.links import remember
 from b24sync.edge.results import bury, count, insert_results, result_row, said
 from b24sync.edge.tables import batch, outbox
@@ -34,7 +38,23 @@ STOPPED = "stopped: "
 PARENT_FAILED = "parent_failed"
 """Code and reason of a row that was given up with the entity that it refers to."""
 
+_REASONS = frozenset({PARENT_FAILED, LOST})
+"""Codes of refusals that are reasons of their own: it is not the row's words that are wrong."""
+
 CAME_TO_NOTHING = frozenset({ResultOutcome.FAILED, ResultOutcome.EXPIRED, ResultOutcome.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What became of an answer.
+
+    ``recorded``: it was the first word on its batch. ``duplicates`` nobody had told of before.
+    ``orphaned`` records were made by rows that had ended otherwise; their entities have them now.
+    """
+
+    recorded: bool
+    duplicates: tuple[Found, ...] = ()
+    orphaned: tuple[Settlement, ...] = ()
 
 
 def settle(
@@ -43,10 +63,12 @@ def settle(
     settlements: Sequence[Settlement],
     *,
     http_status: int | None,
-) -> bool:
-    """Write what became of every row of a batch; ``False``, it was recorded before.
+) -> Settled:
+    """Write what became of every row of a batch, unless it was recorded before.
 
-    Writes, under the guard of the batch's state: batch; result; outbox; dead; link; rollup.
+    What comes too late, for the batch or for rows that were decided without it, is compared.
+    Writes, under the guard of the batch's state: batch; result; outbox; dead; link; rollup;
+    duplicate.
     """
     fence = connection.execute(
         select(batch.c.state, batch.c.sending_at, now_ms())
@@ -55,14 +77,17 @@ def settle(
     ).one()
     state, sent_at, now = fence[0], fence[1], int(fence[2])
     if BatchState(state) not in batch_sources(BatchEvent.SETTLE):
-        _keep_late(connection, batch_id, settlements)
-        return False
-    settlements = still_in(connection, batch_id, settlements)
+        return _keep_late(connection, batch_id, settlements, now)
+    answered, settlements = settlements, still_in(connection, batch_id, settlements)
     in_doubt = any(settlement.in_doubt for settlement in settlements)
     _answer(connection, batch_id, in_doubt=in_doubt, http_status=http_status)
     sent = Sent(batch_id=batch_id, sent_at=sent_at, http_status=http_status)
-    write_out(connection, sent, settlements, now)
-    return True
+    found = write_out(connection, sent, settlements, now)
+    if len(settlements) == len(answered):
+        return Settled(recorded=True, duplicates=found)
+    late = [settlement for settlement in answered if settlement not in settlements]
+    compared = _keep_late(connection, batch_id, late, now)
+    return replace(compared, recorded=True, duplicates=found + compared.duplicates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +104,12 @@ class Sent:
 
 def write_out(
     connection: Connection, sent: Sent, settlements: Sequence[Settlement], now: int
-) -> None:
+) -> tuple[Found, ...]:
     """Write what became of rows of a batch, under a fence that the caller holds.
 
+    Shape: the duplicates that nobody had told of before.
     Units: ``now`` is epoch milliseconds by the database's clock.
-    Writes: result; outbox; dead; link; rollup.
+    Writes: result; outbox; dead; link; rollup; duplicate.
     """
     batch_id = sent.batch_id
     insert_results(
@@ -103,10 +129,13 @@ def write_out(
     _leave_in_doubt(connection, batch_id, settlements)
     _finish(connection, settlements)
     count(connection, settlements, now)
+    return duplicates.noticed(connection, settlements)
 
 
-def _keep_late(connection: Connection, batch_id: int, settlements: Sequence[Settlement]) -> None:
-    """An answer that came after its batch was closed is kept for comparison, and changes nothing."""
+def _keep_late(
+    connection: Connection, batch_id: int, settlements: Sequence[Settlement], now: int
+) -> Settled:
+    """An answer that came too late is kept and compared, and changes no row."""
     connection.execute(
         update(batch)
         .where(batch.c.id == batch_id, batch.c.late_at.is_(None))
@@ -121,6 +150,10 @@ def _keep_late(connection: Connection, batch_id: int, settlements: Sequence[Sett
             },
         )
     )
+    found = duplicates.told_late(connection, settlements)
+    orphaned = duplicates.orphaned(connection, settlements)
+    remember(connection, orphaned, now)
+    return Settled(recorded=False, duplicates=found, orphaned=orphaned)
 
 
 def still_in(
@@ -257,6 +290,7 @@ def _leave_in_doubt(
         .where(outbox.c.id.in_(ids), row_guard(RowEvent.LOSE))
         .values(
             state=str(RowState.DOUBT),
+            losses=outbox.c.losses + 1,
             due_at=quiet_until,
             state_reason=case(reasons, value=outbox.c.id),
             last_error=case(reasons, value=outbox.c.id),
@@ -304,6 +338,24 @@ def set_aside(connection: Connection, plan: Plan, rows: Mapping[int, Row]) -> No
     _end_unsent(connection, ended)
 
 
+def give_up_unread(connection: Connection, ids: Sequence[int], *, stopping: bool = False) -> None:
+    """Give up rows that end whoever reads them, without reading what they say.
+
+    ``stopping``: they rest until a person decides instead.
+    Writes: outbox, dead, result, rollup.
+    """
+    small = [column for column in outbox.c if column.name not in {"fields", "params", "headers"}]
+    for row_id in ids:
+        found = connection.execute(select(*small).where(outbox.c.id == row_id)).mappings().first()
+        if found is not None:
+            row = row_of({**found, "fields": None, "params": None, "headers": None})
+            lost = Refusal(row_id=row_id, code=LOST, field="losses", reason=complaint(row))
+            if stopping:
+                stop_refused(connection, lost, {row_id: row})
+            else:
+                _end_unsent(connection, [refused(lost, {row_id: row})])
+
+
 def stop_refused(connection: Connection, refusal: Refusal, rows: Mapping[int, Row]) -> None:
     """In the mode ``strict`` a row that cannot be said rests until a person decides.
 
@@ -333,7 +385,7 @@ def refused(refusal: Refusal, rows: Mapping[int, Row]) -> Settlement:
         error_code=refusal.code,
         error_text=f"{refusal.field}: {refusal.reason}",
         error_class="refused",
-        bury_reason="refused" if refusal.code != PARENT_FAILED else PARENT_FAILED,
+        bury_reason=refusal.code if refusal.code in _REASONS else "refused",
     )
 
 

@@ -66,7 +66,7 @@ class ResultView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultChoice:
-    """Which results are meant; every condition narrows.
+    """Which results are meant; every condition narrows. ``rows`` are those of the outbox.
 
     Units: ``since_ms`` milliseconds before now.
     """
@@ -75,6 +75,7 @@ class ResultChoice:
     kind: str | None = None
     key: str | None = None
     outcomes: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
     since_ms: int | None = None
     after_id: int | None = None
 
@@ -228,6 +229,8 @@ def _conditions(choice: ResultChoice) -> list[ColumnElement[bool]]:
             said.append(column == wanted)
     if choice.outcomes:
         said.append(result.c.outcome.in_(choice.outcomes))
+    if choice.rows:
+        said.append(result.c.outbox_id.in_(choice.rows))
     if choice.since_ms is not None:
         said.append(result.c.finished_at >= now_ms() - choice.since_ms)
     if choice.after_id is not None:

@@ -215,13 +215,14 @@ lane = Table(
     Column("stopped_by", BigInteger),
     Column("first_rows", _json()),
     Column("crashes", Integer, nullable=False, server_default="0"),
-    Column("suspect", BigInteger),
+    Column("suspects", _json()),
     CheckConstraint("breaker IN ('closed', 'open', 'half_open')", name="breaker"),
     CheckConstraint("(lease_until IS NULL) = (lease_owner IS NULL)", name="no_half_lease"),
     CheckConstraint("breaker = 'closed' OR breaker_until IS NOT NULL", name="breaker_until"),
     CheckConstraint("weight > 0", name="weight"),
     CheckConstraint("lane >= 0", name="lane"),
     _valid_json("first_rows"),
+    _valid_json("suspects"),
     postgresql_with={"fillfactor": "50"},
     **MYSQL_OPTIONS,
 )
@@ -287,8 +288,11 @@ outbox = Table(
     ),
     CheckConstraint("(batch_id IS NULL) = (cmd_no IS NULL)", name="no_half_batch"),
     CheckConstraint("waits_for IS NULL OR state = 'held'", name="only_the_held_wait"),
+    # Not to the end of their type: one more must fit.
     CheckConstraint(
-        "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0 AND losses >= 0", name="counters"
+        "deliveries BETWEEN 0 AND 2000000000 AND attempts BETWEEN 0 AND 2000000000 "
+        "AND not_runs BETWEEN 0 AND 2000000000 AND losses BETWEEN 0 AND 2000000000",
+        name="counters",
     ),
     CheckConstraint(
         "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
@@ -590,6 +594,7 @@ chore = Table(
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Column("token", BigInteger, nullable=False, server_default="0"),
     Column("last_run_at", BigInteger, nullable=False, server_default="0"),
+    Column("resume_from", Text),
     **MYSQL_OPTIONS,
 )
 """One row per periodic chore, so that any number of beats run it once."""

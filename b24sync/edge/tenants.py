@@ -2,14 +2,18 @@
 
 The rate is one row that all workers pour into by one guarded statement, so that together they keep
 it; a method that the portal refused for time rests for everybody. A portal with a trouble that a
-person must look at is paused, with the reason, and called by nobody until it is resumed.
+person must look at is paused, with the reason, and called by nobody until it is resumed; what may
+pass by itself is asked now and then (``drain.probing``). One that has moved is called where it is
+now.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, case, or_, select, update
 
+from b24sync.core.hosts import trail_of
 from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, HaltMode, PortalState
 from b24sync.core.refs import is_mapping
@@ -21,7 +25,11 @@ from b24sync.edge.tables import bucket, lane, method_budget, portal
 class Tenant:
     """What a lane's owner must know of its portal.
 
-    Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds.
+    ``token_version`` says which pair of tokens ``secret`` is; ``token_is_over``, that its access
+    token was refused or has ended.
+    ``moved_from`` is the trail of its addresses before, the newest first, as ``core.hosts`` has it.
+    Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds,
+    ``moved_at_ms`` epoch milliseconds.
     """
 
     code: str
@@ -34,6 +42,13 @@ class Tenant:
     rate_y: float
     server_max_s: int
     halt: HaltMode = HaltMode.INDEPENDENT
+    token_version: int = 0
+    token_is_over: bool = False
+    moved_from: str | None = None
+    moved_at_ms: int | None = None
+
+
+_is_code = re.compile(r"[\w.-]{1,200}").fullmatch
 
 
 def _now() -> ColumnElement[int]:
@@ -46,7 +61,8 @@ def tenant(connection: Connection, code: str) -> Tenant:
     Raises: sqlalchemy.exc.NoResultFound for an unknown code; callers ask for known ones.
     Writes: nothing.
     """
-    row = connection.execute(select(portal).where(portal.c.code == code)).mappings().one()
+    is_over = (portal.c.token_expires_at <= _now()).label("token_is_over")
+    row = connection.execute(select(portal, is_over).where(portal.c.code == code)).mappings().one()
     return Tenant(
         code=row["code"],
         base_url=row["base_url"],
@@ -58,6 +74,10 @@ def tenant(connection: Connection, code: str) -> Tenant:
         rate_y=row["rate_y"],
         server_max_s=row["server_max_s"],
         halt=_halt(row["policy"]),
+        token_version=row["token_version"],
+        token_is_over=bool(row["token_is_over"]),
+        moved_from=row["moved_from"],
+        moved_at_ms=row["moved_at"],
     )
 
 
@@ -206,31 +226,66 @@ def block_methods(
     )
 
 
-def pause(connection: Connection, code: str, state: PortalState, *, reason: str) -> bool:
-    """Stop calling a portal until a person resumes it; ``False``, it was stopped already.
+def pause(
+    connection: Connection,
+    code: str,
+    state: PortalState,
+    *,
+    reason: str,
+    probe_ms: int | None = None,
+) -> bool:
+    """Stop calling a portal until it is resumed; ``False``, it was stopped already.
 
+    Units: ``probe_ms`` milliseconds until it is asked by itself; ``None``, only a person resumes it.
     Writes: portal, where it is active.
     """
     stopped = connection.execute(
         update(portal)
         .where(portal.c.code == code, portal.c.state == PortalState.ACTIVE)
-        .values(state=str(state), state_reason=reason, state_at=_now(), updated_at=_now())
+        .values(
+            state=str(state),
+            state_reason=reason,
+            state_at=_now(),
+            probe_at=None if probe_ms is None else _now() + probe_ms,
+            probes=0,
+            updated_at=_now(),
+        )
     )
     return stopped.rowcount == 1
 
 
-def resume(connection: Connection, code: str) -> bool:
+def is_paused(connection: Connection, code: str) -> bool:
+    """Whether an operator has stopped a portal.
+
+    Writes: nothing.
+    """
+    paused = select(portal.c.code).where(
+        portal.c.code == code, portal.c.state == PortalState.PAUSED
+    )
+    return connection.execute(paused).first() is not None
+
+
+def resume(connection: Connection, code: str, *, stopped_as: PortalState | None = None) -> bool:
     """Let a portal be called again, at once; ``False``, there is no such portal.
 
+    ``stopped_as``: only if that is still what it is stopped for.
     Writes: portal, lane.
     """
+    statement = update(portal).where(portal.c.code == code)
+    if stopped_as is not None:
+        statement = statement.where(portal.c.state == str(stopped_as))
     resumed = connection.execute(
-        update(portal)
-        .where(portal.c.code == code)
-        .values(
-            state=str(PortalState.ACTIVE), state_reason=None, state_at=_now(), updated_at=_now()
+        statement.values(
+            state=str(PortalState.ACTIVE),
+            state_reason=None,
+            state_at=_now(),
+            probe_at=None,
+            probes=0,
+            updated_at=_now(),
         )
     )
+    if resumed.rowcount != 1:
+        return False
     connection.execute(
         update(lane)
         .where(lane.c.portal == code)
@@ -242,10 +297,38 @@ def resume(connection: Connection, code: str) -> bool:
             fail_streak=0,
         )
     )
-    return resumed.rowcount == 1
+    return True
+
+
+def move(connection: Connection, of: Tenant, to: str) -> bool:
+    """Call a portal at another address from now on; ``False``, it is not where it was any more.
+
+    The credential goes with it: whoever calls this has made sure that it may.
+    Writes: portal, where its address is still the one that is known.
+    """
+    moved = connection.execute(
+        update(portal)
+        .where(portal.c.code == of.code, portal.c.base_url == of.base_url)
+        .values(
+            base_url=to,
+            moved_from=trail_of(of.moved_from, of.base_url, to),
+            moved_at=_now(),
+            updated_at=_now(),
+        )
+    )
+    return moved.rowcount == 1
 
 
 def reason_of(fault: Fault) -> str:
     """A fault as the reason of a pause: the portal's code and words, capped."""
     text = f"{fault.code}: {fault.text}" if fault.text else fault.code
     return text[:500]
+
+
+def code_of(reason: str | None) -> str:
+    """The portal's code in the reason of a pause; empty, it begins with none, but with a sentence.
+
+    Shape: the other way round than ``reason_of``.
+    """
+    beginning = (reason or "").partition(":")[0]
+    return beginning if _is_code(beginning) else ""

@@ -21,8 +21,10 @@ from sqlalchemy import (
     text,
 )
 
+from b24sync.core.hosts import steps
 from b24sync.core.model import ResultOutcome, RowState
 from b24sync.core.refs import is_mapping
+from b24sync.edge import duplicates
 from b24sync.edge.database import now_ms
 from b24sync.edge.tables import dead, lane, outbox, portal, result, rollup
 
@@ -37,7 +39,11 @@ STOPPER = outbox.alias("stopper")
 class PortalView:
     """One portal as its row says; ``halt`` is the mode of its policy, ``None`` if that names none.
 
-    Units: ``state_at_ms`` epoch milliseconds; rates as in the table.
+    ``probes`` counts how often it was asked since it was stopped; ``moved_from`` are its addresses
+    before, the newest first.
+    Units: ``state_at_ms`` and ``moved_at_ms`` epoch milliseconds, ``state_age_ms`` milliseconds since
+    the former, ``next_probe_ms`` until it is asked by itself, ``None`` if it is not; rates as in the
+    table.
     """
 
     code: str
@@ -52,6 +58,11 @@ class PortalView:
     reason: str | None
     state_at_ms: int
     halt: str | None = None
+    state_age_ms: int = 0
+    next_probe_ms: int | None = None
+    probes: int = 0
+    moved_from: tuple[str, ...] = ()
+    moved_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +123,10 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All that ``status`` shows; by portal code, and codes without a portal have no ``portals``."""
+    """All that ``status`` shows; by portal code, and codes without a portal have no ``portals``.
+
+    Shape: ``duplicates`` are open; ``detected`` are all that there ever were, by who found them.
+    """
 
     portals: Mapping[str, PortalView]
     lanes: Mapping[str, LaneView]
@@ -122,6 +136,8 @@ class Overview:
     stops: Mapping[str, tuple[StopView, ...]] = field(
         default_factory=dict[str, tuple[StopView, ...]]
     )
+    duplicates: Mapping[str, int] = field(default_factory=dict[str, int])
+    detected: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -141,6 +157,8 @@ def overview(connection: Connection) -> Overview:
         dead=_dead(connection),
         recent=_recent(connection),
         stops=stops(connection),
+        duplicates=duplicates.open_by_portal(connection),
+        detected=duplicates.counted(connection),
     )
 
 
@@ -149,7 +167,8 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
 
     Writes: nothing.
     """
-    found = connection.execute(select(portal).order_by(portal.c.code)).mappings()
+    statement = select(portal, now_ms().label("now")).order_by(portal.c.code)
+    found = connection.execute(statement).mappings()
     return tuple(
         PortalView(
             code=row["code"],
@@ -164,6 +183,13 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
             reason=row["state_reason"],
             state_at_ms=row["state_at"],
             halt=_halt(row["policy"]),
+            state_age_ms=max(0, row["now"] - row["state_at"]),
+            next_probe_ms=(
+                None if row["probe_at"] is None else max(0, row["probe_at"] - row["now"])
+            ),
+            probes=row["probes"],
+            moved_from=steps(row["moved_from"]),
+            moved_at_ms=row["moved_at"],
         )
         for row in found
     )

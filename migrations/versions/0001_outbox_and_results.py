@@ -148,7 +148,7 @@ def _lane() -> None:
         sa.Column("stopped_by", sa.BigInteger()),
         sa.Column("first_rows", _json()),
         sa.Column("crashes", sa.Integer(), nullable=False, server_default="0"),
-        sa.Column("suspect", sa.BigInteger()),
+        sa.Column("suspects", _json()),
         key=["portal", "lane"],
         checks={
             "breaker": "breaker IN ('closed', 'open', 'half_open')",
@@ -157,7 +157,7 @@ def _lane() -> None:
             "weight": "weight > 0",
             "lane": "lane >= 0",
         },
-        valid_json=["first_rows"],
+        valid_json=["first_rows", "suspects"],
         storage={"fillfactor": "50"},
     )
     _index("lane", "due", ["priority", "vtime"], where="next_due_at IS NOT NULL")
@@ -227,7 +227,8 @@ def _outbox() -> None:
             "in_a_batch_or_not": "(batch_id IS NOT NULL) = (state IN ('batched', 'doubt'))",
             "no_half_batch": "(batch_id IS NULL) = (cmd_no IS NULL)",
             "only_the_held_wait": "waits_for IS NULL OR state = 'held'",
-            "counters": "deliveries >= 0 AND attempts >= 0 AND not_runs >= 0 AND losses >= 0",
+            "counters": "deliveries BETWEEN 0 AND 2000000000 AND attempts BETWEEN 0 AND 2000000000 "
+            "AND not_runs BETWEEN 0 AND 2000000000 AND losses BETWEEN 0 AND 2000000000",
             "doubt_policy": "doubt_policy IS NULL OR doubt_policy IN ('look-up', 'resend', 'hold')",
             "lane": "lane >= 0",
         }
@@ -458,6 +459,7 @@ def _chore() -> None:
         sa.Column("lease_until", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("token", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("last_run_at", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("resume_from", sa.Text()),
         key=["name"],
         checks={},
     )

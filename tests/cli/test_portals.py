@@ -227,7 +227,8 @@ def test_a_list_is_read_in_a_narrow_terminal(
     assert lines[0].split() == ["portal", "address", "credential", "state"]
     assert lines[2].split()[-1] == "plan_lost"
     assert lines[3].strip() == ""
-    assert lines[4].startswith("acme: PAYMENT_REQUIRED: x x")
+    assert lines[4].startswith("acme: plan_lost for ")
+    assert "PAYMENT_REQUIRED: x x" in ran.out
 
 
 def test_the_list_shows_no_secret(cli: Cli, acme: Sandbox) -> None:

@@ -6,9 +6,11 @@ from functools import partial
 import pytest
 from sqlalchemy import Engine, insert
 
+from b24sync.core.editing import Edit
+from b24sync.core.errors import ChangeError
 from b24sync.edge import dead_letters, tables
 from b24sync.edge.database import reading, transact, writing
-from b24sync.edge.dead_letters import Choice, Replay
+from b24sync.edge.dead_letters import Choice, Heap, Replay, Trail
 from tests.house import add_rows, change, database_now, one, rows_of
 
 DAY_MS = 86_400_000
@@ -158,9 +160,10 @@ def test_a_dropped_letter_is_closed_for_good(engine: Engine) -> None:
         Choice(kind="deal"),
         Choice(key="d-1"),
         Choice(code="DENIED"),
+        Choice(reason="forbidden"),
         Choice(older_than_ms=DAY_MS),
     ],
-    ids=["portal", "kind", "key", "code", "older_than"],
+    ids=["portal", "kind", "key", "code", "reason", "older_than"],
 )
 def test_every_condition_narrows(engine: Engine, choice: Choice) -> None:
     """Of two letters, each condition means the one that it fits."""
@@ -171,6 +174,7 @@ def test_every_condition_narrows(engine: Engine, choice: Choice) -> None:
         portal="acme",
         kind="deal",
         error_code="DENIED",
+        reason="forbidden",
         dead_at=database_now(engine) - 2 * DAY_MS,
     )
 
@@ -198,3 +202,180 @@ def test_letters_are_listed_newest_first(engine: Engine) -> None:
     assert [letter.id for letter in listed] == [second]
     assert (listed[0].last_error, listed[0].attempts) == ("BAD: last", 8)
     assert chosen(engine, Choice()) == (first, second)
+
+
+def _dead_ids(engine: Engine, **where: object) -> list[int]:
+    return [row["id"] for row in rows_of(engine, tables.dead, **where)]
+
+
+def add_result(engine: Engine, outbox_id: int, key: str = "c-1", **values: object) -> None:
+    """What became of a row: applied, unless told otherwise."""
+    row = {
+        "outbox_id": outbox_id,
+        "portal": "default",
+        "kind": "contact",
+        "entity_key": key,
+        "operation": "update",
+        "outcome": "applied",
+        "final": True,
+        "attempt": 1,
+        "enqueued_at": 5,
+    }
+    with writing(engine) as connection:
+        connection.execute(insert(tables.result).values(**(row | values)))
+
+
+def test_an_edited_replay_says_what_was_edited_and_the_rest_as_it_was(engine: Engine) -> None:
+    """The letter keeps the changed fields with both values, and who did it; digits stay."""
+    letter = add_dead(engine, fields={"name": "Ann", "opportunity": 1250.5, "tags": ["a"]})
+    edit = Edit(put={"name": "Eve", "tags.1": "b"})
+
+    done = transact(engine, partial(dead_letters.replay, ids=[letter], edit=edit, who="me@here"))
+
+    row, found = one(engine, tables.outbox), one(engine, tables.dead)
+    assert row["fields"] == {"name": "Eve", "opportunity": "1250.5", "tags": ["a", "b"]}
+    assert found["edits"] == {
+        "name": {"before": "Ann", "after": "Eve"},
+        "tags": {"before": ["a"], "after": ["a", "b"]},
+    }
+    assert (found["replayed_as"], found["closed_by"]) == (done.rows[letter], "me@here")
+
+
+def test_one_letter_that_cannot_be_edited_so_stops_all_of_them(engine: Engine) -> None:
+    """It is named, and nothing is written."""
+    first, second = add_dead(engine, "c-1"), add_dead(engine, "c-2", fields={"name": "Ann"})
+    edit = Edit(taken=("tags",))
+
+    with pytest.raises(ChangeError, match=f"dead letter {second}, contact:c-2: tags: there is no"):
+        transact(engine, partial(dead_letters.replay, ids=[first, second], edit=edit))
+
+    assert rows_of(engine, tables.outbox) == []
+    assert _dead_ids(engine, closed_at=None) == [first, second]
+
+
+def test_a_drop_names_who_did_it(engine: Engine) -> None:
+    """Cut to what the column holds."""
+    letter = add_dead(engine)
+
+    transact(engine, partial(dead_letters.drop, ids=[letter], who="x" * 300))
+
+    assert one(engine, tables.dead)["closed_by"] == "x" * 255
+
+
+def test_a_letter_whose_entity_went_on_is_not_replayed_unless_that_is_said(
+    engine: Engine,
+) -> None:
+    """Applied or waiting: said again, the old change would undo the newer one."""
+    applied, waiting = add_dead(engine, "c-1"), add_dead(engine, "c-2", outbox_id=0)
+    add_result(engine, 2, "c-1")
+    add_rows(engine, "c-2")
+
+    left = replay(engine, applied, waiting)
+    done = transact(
+        engine, partial(dead_letters.replay, ids=[applied, waiting], even_if_newer=True)
+    )
+
+    assert (left.rows, left.overtaken) == ({}, (applied, waiting))
+    assert list(done.rows) == [applied, waiting]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"outbox_id": 1},
+        {"outbox_id": 2, "outcome": "failed"},
+        {"outbox_id": 2, "outcome": "retried", "final": False},
+        {"outbox_id": 2, "key": "c-2"},
+        {"outbox_id": 2, "kind": "deal"},
+        {"outbox_id": 2, "portal": "acme"},
+    ],
+    ids=["own", "failed", "under way", "another key", "another kind", "another portal"],
+)
+def test_a_letter_is_not_overtaken_by(engine: Engine, values: dict[str, object]) -> None:
+    """What was not applied, or is about another entity."""
+    letter = add_dead(engine)
+    add_result(engine, **values)  # type: ignore[arg-type] # the values are given by name
+
+    assert list(replay(engine, letter).rows) == [letter]
+
+
+def test_letters_of_one_entity_do_not_overtake_each_other(engine: Engine) -> None:
+    """Replayed one after the other, the oldest first; the other way round the older one is left."""
+    first, second = add_dead(engine, outbox_id=-2), add_dead(engine, outbox_id=-1)
+
+    one_by_one = [replay(engine, first), replay(engine, second)]
+    change(engine, tables.dead, {"closed_at": None, "replayed_as": None}, id=first)
+    again = replay(engine, first)
+
+    assert [list(done.rows) for done in one_by_one] == [[first], [second]]
+    assert again.overtaken == (first,)
+
+
+def test_the_replay_of_a_later_letter_overtakes_the_earlier_ones(engine: Engine) -> None:
+    """Whatever other letters there are of the entity."""
+    first, second, third = (add_dead(engine, outbox_id=number) for number in (-3, -2, -1))
+    add_dead(engine, "other", outbox_id=-1)
+
+    replay(engine, second)
+    done = replay(engine, first, third)
+
+    assert (done.overtaken, list(done.rows)) == ((first,), [third])
+
+
+def test_calls_about_no_entity_do_not_overtake_each_other(engine: Engine) -> None:
+    """They have a key in common, and nothing else."""
+    letter = add_dead(engine, "k", kind="call", operation="call", method="user.get", fields=None)
+    add_result(engine, 2, "k", kind="call")
+
+    assert list(replay(engine, letter).rows) == [letter]
+
+
+def test_letters_are_counted_by_what_the_portal_said(engine: Engine) -> None:
+    """The most first, and how many of them are overtaken."""
+    add_dead(engine, "c-1")
+    add_dead(engine, "c-2")
+    add_dead(engine, "c-3", error_code="DENIED", reason="forbidden")
+    add_result(engine, 2, "c-2")
+
+    with reading(engine) as connection:
+        found = dead_letters.heaps(connection, Choice())
+        fresh = dead_letters.chosen(connection, Choice(reason="invalid", fresh_only=True))
+        nothing = dead_letters.heaps(connection, Choice(key="none"))
+
+    assert found == (
+        Heap(code="BAD", reason="invalid", n=2, overtaken=1),
+        Heap(code="DENIED", reason="forbidden", n=1, overtaken=0),
+    )
+    assert (len(fresh), nothing) == (1, ())
+
+
+def test_a_trail_leads_both_ways(engine: Engine) -> None:
+    """From a letter to the row that it became, and to the letter that this ended as."""
+    first = add_dead(engine, outbox_id=-1)
+    row_id = replay(engine, first).rows[first]
+
+    def trail(number: int) -> Trail:
+        with reading(engine) as connection:
+            (letter,) = dead_letters.letters(connection, Choice(ids=(number,), closed_too=True))
+            return dead_letters.trail(connection, letter)
+
+    waiting = trail(first)
+    with writing(engine) as connection:
+        connection.execute(tables.outbox.delete())
+    second = add_dead(engine, outbox_id=row_id)
+
+    assert waiting == Trail(row_state="ready")
+    assert trail(first) == Trail(later=second)
+    assert trail(second) == Trail(earlier=first)
+
+
+def test_an_edit_can_be_tried(engine: Engine) -> None:
+    """Nothing is written by it."""
+    letter = add_dead(engine)
+
+    with reading(engine) as connection:
+        dead_letters.check_edit(connection, [letter], Edit(put={"name": "Eve"}), {})
+        with pytest.raises(ChangeError, match="nme"):
+            dead_letters.check_edit(connection, [letter], Edit(taken=("nme",)), {})
+
+    assert one(engine, tables.dead)["closed_at"] is None

@@ -287,7 +287,7 @@ def test_a_breaker_keeps_everybody_away_until_it_ends(engine: Engine) -> None:
     add_portal(engine, next_due_at=0)
     mine = taken(engine)
     with writing(engine) as connection:
-        lanes.strike(connection, mine, rest_ms=60_000)
+        lanes.strike(connection, mine, rest_ms=60_000, silent=False)
     _release(engine, mine)
     change(engine, tables.lane, {"next_due_at": 0})
 
@@ -305,7 +305,7 @@ def test_strikes_end_when_the_portal_is_reached(engine: Engine) -> None:
     mine = taken(engine)
     with writing(engine) as connection:
         lanes.open_batch(connection, mine, 5)
-        lanes.strike(connection, mine, rest_ms=60_000)
+        lanes.strike(connection, mine, rest_ms=60_000, silent=False)
 
         lanes.close_batch(connection, mine, 5, reached=True)
 
@@ -530,6 +530,22 @@ def test_the_reason_of_a_pause_is_the_portals_code_and_words() -> None:
 
     assert tenants.reason_of(fault) == "ACCESS_DENIED: " + "x" * 485
     assert tenants.reason_of(Fault(code="HTTP_404", text="", kind=FaultKind.PORTAL)) == "HTTP_404"
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("ACCESS_DENIED: no: really", "ACCESS_DENIED"),
+        ("HTTP_404", "HTTP_404"),
+        (": without a code", ""),
+        ("the portal acme has no credential; run `b24sync portal add acme`", ""),
+        ("two\nlines: no", ""),
+        (None, ""),
+    ],
+)
+def test_a_reason_gives_back_the_portals_code(reason: str | None, code: str) -> None:
+    """If it begins with one; a sentence is none."""
+    assert tenants.code_of(reason) == code
 
 
 def test_the_database_counts_the_time_of_a_lease(engine: Engine) -> None:

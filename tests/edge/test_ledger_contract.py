@@ -159,8 +159,8 @@ BATCH_ACTS: dict[BatchEvent, Callable[[Connection, int, int], bool]] = {
     BatchEvent.RETURN: lambda connection, batch_id, _row_id: ledger.give_back(
         connection, batch_id, reason="not reached"
     ),
-    BatchEvent.SETTLE: lambda connection, batch_id, row_id: settling.settle(
-        connection, batch_id, [_applied(row_id)], http_status=200
+    BatchEvent.SETTLE: lambda connection, batch_id, row_id: (
+        settling.settle(connection, batch_id, [_applied(row_id)], http_status=200).recorded
     ),
     BatchEvent.LOSE: lambda connection, batch_id, _row_id: ledger.doubt(
         connection, batch_id, reason="silence"
@@ -251,7 +251,7 @@ def test_an_owner_of_yesterday_writes_nothing(engine: Engine, mine: Lane) -> Non
         lanes.stop(connection, mine, row_id)
         lanes.put_first(connection, mine, [row_id], rest_ms=60_000)
         stood = lanes.stands_still(connection, replace(mine, stopped_by=row_id))
-        lanes.strike(connection, mine, rest_ms=60_000)
+        lanes.strike(connection, mine, rest_ms=60_000, silent=False)
         lanes.release(connection, mine, served=50)
         lanes.release(connection, mine, served=50, rest_ms=60_000)
 

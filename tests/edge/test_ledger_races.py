@@ -119,7 +119,7 @@ def _recovers(engine: Engine, mine: Lane, number: int) -> BatchState | None:
 
 
 def _settles(engine: Engine, number: int, *settlements: Settlement) -> bool:
-    return transact(engine, lambda c: settle(c, number, settlements, http_status=200))
+    return transact(engine, lambda c: settle(c, number, settlements, http_status=200).recorded)
 
 
 def _in_background(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

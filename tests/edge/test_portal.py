@@ -166,7 +166,7 @@ def failure_of(
     started_at = monotonic()
     with pytest.raises(SendError) as caught:
         client.send(credential, batch, **options)
-    assert monotonic() - started_at < DEADLINE_S + 0.4
+    assert monotonic() - started_at < DEADLINE_S + 1.5
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert SECRET not in shown
     assert caught.value.__context__ is None
@@ -276,6 +276,10 @@ def test_a_byte_order_mark_does_not_hide_the_answer() -> None:
         ("/closed.php", "https://portal.example"),
         ("http://[", None),
         ("https://new.example:port/", None),
+        ("https://new\0.example/", None),
+        ("https://new\x1b[31m.example/", None),
+        ("https://\xff\xfe/", None),
+        (f"https://{'new.' * 70}example/", None),
     ],
 )
 def test_of_a_redirect_only_the_new_host_is_kept(location: str, kept: str | None) -> None:

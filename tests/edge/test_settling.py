@@ -85,7 +85,7 @@ def _buried(row: Row) -> Settlement:
 
 def _settle(engine: Engine, number: int, *settlements: Settlement, status: int = 200) -> bool:
     with writing(engine) as connection:
-        return settle(connection, number, settlements, http_status=status)
+        return settle(connection, number, settlements, http_status=status).recorded
 
 
 def test_a_row_that_ends_leaves_one_final_result_and_its_link(engine: Engine) -> None:
@@ -116,7 +116,7 @@ def test_a_second_answer_changes_nothing_and_is_kept_for_comparison(engine: Engi
     number, (row_id,) = _batch(engine, "a")
     row = _row(row_id, "a")
     _settle(engine, number, _applied(row, "46"))
-    kept = (tables.result, tables.link, tables.outbox, tables.dead, tables.rollup)
+    kept = (tables.result, tables.outbox, tables.dead, tables.rollup)
     before = [rows_of(engine, table) for table in kept]
 
     second = _settle(engine, number, _applied(row, "47"))
@@ -124,6 +124,8 @@ def test_a_second_answer_changes_nothing_and_is_kept_for_comparison(engine: Engi
 
     assert (second, third) == (False, False)
     assert [rows_of(engine, table) for table in kept] == before
+    link = one(engine, tables.link)
+    assert (link["remote_id"], link["dup_ids"]) == ("46", ["47"])
     batch = one(engine, tables.batch)
     assert batch["late_answer"] == {str(row_id): {"outcome": "applied", "remote_id": "47"}}
     assert batch["late_at"] is not None
@@ -253,6 +255,8 @@ def test_a_row_given_up_on_rests_in_full_among_the_dead(engine: Engine) -> None:
         "last_error": "INVALID_ARG: Name is  not a name",
         "replayed_as": None,
         "closed_at": None,
+        "closed_by": None,
+        "edits": None,
     }
     assert rows_of(engine, tables.outbox) == []
     result = one(engine, tables.result)

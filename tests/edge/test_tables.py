@@ -222,7 +222,7 @@ def test_every_check_has_a_half_state_that_it_refuses() -> None:
         pytest.param({"created_at": "'now'"}, id="a time of writing as text"),
         pytest.param({"lane": "'first'"}, id="a lane as text"),
         pytest.param({"priority": "1.5"}, id="half a priority"),
-        pytest.param({"attempts": "'none'"}, id="a counter as text"),
+        pytest.param({"attempts": "1.5"}, id="half an attempt"),
         pytest.param({"entity_key": "x'6b31'"}, id="bytes as key"),
         pytest.param({"entity_key": f"'{'k' * 191}'"}, id="a long key"),
         pytest.param({"kind": f"'{'k' * 65}'"}, id="a long kind"),
