@@ -99,7 +99,7 @@ def _is_probe(asked: Asked) -> bool:
 
 
 def _well(asked: Asked) -> Answer:
-    sections = {label: "2026-11-01T12:00:00+03:00" for label in asked.params["cmd"]}
+    sections = dict.fromkeys(asked.params["cmd"], "2026-11-01T12:00:00+03:00")
     return Answer(body={"result": {"result": sections}})
 
 

@@ -1,16 +1,13 @@
 """The three stages on which a user may run the package, and the files that are sent through them."""
 
-import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cryptography.fernet import Fernet
 
-from b24sync.edge.database import make_engine
 from tests.whole.files import Loading, loadings
-from tests.whole.stage import STACKS, Stack, Stage, sandbox
+from tests.whole.stage import STACKS, Stack, Stage, opened
 
 SetUp = Callable[..., Stage]
 
@@ -50,30 +47,11 @@ def set_up(
     with ExitStack() as closing:
 
         def make(variables: dict[str, str] | None = None, **of_the_portal: object) -> Stage:
-            webhook_url = closing.enter_context(sandbox(tmp_path, of_the_portal))
-            engine = make_engine(empty_url)
-            closing.callback(engine.dispose)
-            stage = Stage(
-                home=tmp_path,
-                engine=engine,
-                webhook_url=webhook_url,
-                environment=dict(_plain_environment())
-                | {
-                    "B24SYNC_DATABASE_URL": empty_url,
-                    "B24SYNC_BROKER_URL": broker_url,
-                    "B24SYNC_QUEUE": queue_name,
-                    "B24SYNC_SECRET_KEY": Fernet.generate_key().decode(),
-                    "B24SYNC_PUMP_S": "0.25",
-                    "PYTHONUNBUFFERED": "1",
-                }
-                | (variables or {}),
-            )
-            closing.callback(stage.end)
-            return stage
+            places = {
+                "B24SYNC_DATABASE_URL": empty_url,
+                "B24SYNC_BROKER_URL": broker_url,
+                "B24SYNC_QUEUE": queue_name,
+            }
+            return opened(closing, tmp_path, places | (variables or {}), of_the_portal)
 
         yield make
-
-
-def _plain_environment() -> Iterator[tuple[str, str]]:
-    """This process's variables without the package's own."""
-    return (item for item in os.environ.items() if not item[0].startswith("B24SYNC_"))

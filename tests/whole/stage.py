@@ -12,14 +12,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import requests
+from cryptography.fernet import Fernet
 from sqlalchemy import Engine, text
+
+from b24sync.edge.database import make_engine
 
 Found = dict[str, Any]
 
@@ -117,6 +120,21 @@ class Stage:
         self.command("db", "upgrade")
         self.command("portal", "add", "default", "--webhook", self.webhook_url, "--rate", RATE)
 
+    def limit_requests(self, longest_s: int) -> None:
+        """Say of the portal that it works on a request no longer than so many seconds."""
+        self.write(f"UPDATE b24sync_portal SET server_max_s = {longest_s}")  # noqa: S608 - a number
+
+    def hurry(self, quiet_s: int) -> None:
+        """What was put off because a look told nothing is looked for again now.
+
+        Units: ``quiet_s`` is the quiet period of these settings, which is never shortened.
+        """
+        over = f"sending_at + {quiet_s * 1000}"
+        self.write(
+            f"UPDATE b24sync_batch SET quiet_until = {over} "  # noqa: S608 - numbers
+            f"WHERE state = 'doubt' AND quiet_until > {over}"
+        )
+
     def work(self, *names: str, pool: str = "prefork") -> None:
         """Start workers of two slots each, and beat: inside the only worker, or by itself."""
         schedule = ("-s", str(self.home / "schedule"))
@@ -136,13 +154,16 @@ class Stage:
         """Wait until the outbox is empty."""
         wait_until(self._is_over, within_s=within_s, what=self.report)
 
-    def stop(self) -> None:
-        """End the processes as a user would, and see that they had nothing to complain of."""
+    def stop(self, *, quiet: bool = True) -> None:
+        """End the processes as a user would, and see that they had nothing to complain of.
+
+        ``quiet``: not even before they were asked to end.
+        """
         for one in reversed(self.started):
             one.process.send_signal(signal.SIGTERM)
         for one in self.started:
-            assert one.process.wait(timeout=20) == 0, f"{one.name}: {one.said[-2000:]}"
-            assert "Traceback" not in one.said, f"{one.name}: {one.said[-4000:]}"
+            assert ended(one) == 0, f"{one.name}: {one.said[-4000:]}"
+            assert not (quiet and "Traceback" in one.said), f"{one.name}: {one.said[-4000:]}"
 
     def end(self) -> None:
         """End whatever is left of what was started here."""
@@ -218,6 +239,17 @@ def start(name: str, command: Sequence[str], home: Path, environment: Mapping[st
     return Started(name=name, process=process, log=path)
 
 
+def ended(one: Started) -> int | None:
+    """The exit code of a process that was asked to end; of one that hangs, where it does is logged."""
+    try:
+        return one.process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        # Celery's workers write the stacks of their threads then.
+        one.process.send_signal(signal.SIGUSR1)
+        threading.Event().wait(1.0)
+        return None
+
+
 def end(one: Started) -> None:
     """End whatever is left of a process and of those that it started."""
     try:
@@ -240,3 +272,33 @@ def sandbox(home: Path, settings: Mapping[str, object]) -> Iterator[str]:
         yield webhook_url
     finally:
         end(one)
+
+
+def opened(
+    closing: ExitStack,
+    home: Path,
+    variables: Mapping[str, str],
+    of_the_portal: Mapping[str, object],
+) -> Stage:
+    """A stage with a sandbox of these settings, and variables for the user's processes.
+
+    Shape: ``variables`` name the database, the broker and the queue at least.
+    """
+    webhook_url = closing.enter_context(sandbox(home, of_the_portal))
+    engine = make_engine(variables["B24SYNC_DATABASE_URL"])
+    closing.callback(engine.dispose)
+    plain = {name: text for name, text in os.environ.items() if not name.startswith("B24SYNC_")}
+    stage = Stage(
+        home=home,
+        engine=engine,
+        webhook_url=webhook_url,
+        environment=plain
+        | {
+            "B24SYNC_SECRET_KEY": Fernet.generate_key().decode(),
+            "B24SYNC_PUMP_S": "0.25",
+            "PYTHONUNBUFFERED": "1",
+        }
+        | dict(variables),
+    )
+    closing.callback(stage.end)
+    return stage
