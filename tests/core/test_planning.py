@@ -161,6 +161,19 @@ def test_a_row_that_cannot_be_said_is_refused_with_code_field_and_reason() -> No
     )
 
 
+@pytest.mark.parametrize(("losses", "is_refused"), [(8, False), (9, True), (10, True)])
+def test_a_row_whose_requests_were_lost_too_often_is_given_up(
+    losses: int, *, is_refused: bool
+) -> None:
+    """What it says does not matter any more: nobody looks at it."""
+    spent = replace(row(1, "contact", "add", {"name": "Ann"}), losses=losses)
+
+    planned = plan([spent], known())
+
+    codes = [(refusal.code, refusal.field) for refusal in planned.refusals]
+    assert codes == ([("lost", "losses")] if is_refused else [])
+
+
 def test_links_of_the_entities_and_of_their_references_are_needed() -> None:
     """Malformed parts ask for nothing; the plan refuses them."""
     rows = [
