@@ -11,6 +11,10 @@ its own, named after its process, so that several sessions can share a server.
 ``empty_url``         the address of that one
 ``sqlite_engine``     as ``engine``, SQLite only
 ``server_engine``     as ``engine``, PostgreSQL and MariaDB only
+``house``             as ``engine``, with the portal ``default``, whose rate no test uses up
+``lite_house``        as ``house``, SQLite only, for what no database reads differently
+``sandbox``           an emulated portal over HTTP
+``connected``         a world on ``house`` whose portal is ``sandbox``
 ``queue_name``        a name that nobody else uses, on ``rabbitmq_url`` or ``redis_url``
 ===================== ============================================================================
 """
@@ -31,6 +35,9 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from b24sync.edge import database, schema, tables
+from b24sync.sandbox import Sandbox
+from b24sync.world import World
+from tests.house import add_portal, world_of
 
 POSTGRESQL = (
     "B24SYNC_TEST_POSTGRESQL_URL",
@@ -72,6 +79,35 @@ def sqlite_engine(request: pytest.FixtureRequest) -> Generator[Engine]:
 def server_engine(request: pytest.FixtureRequest) -> Generator[Engine]:
     """An engine on a server's database with migrated, empty tables."""
     yield from _engine(_fresh(request, str(request.param)))
+
+
+@pytest.fixture
+def house(engine: Engine) -> Engine:
+    """A database with the portal ``default``, whose rate no test uses up."""
+    add_portal(engine)
+    return engine
+
+
+@pytest.fixture
+def lite_house(sqlite_engine: Engine) -> Engine:
+    """The same on SQLite only, for tables of cases that no database reads differently."""
+    add_portal(sqlite_engine)
+    return sqlite_engine
+
+
+@pytest.fixture
+def sandbox() -> Generator[Sandbox]:
+    """An emulated portal over HTTP."""
+    with Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def connected(house: Engine, sandbox: Sandbox) -> Generator[World]:
+    """A world whose portal is the sandbox, over real sockets."""
+    world = world_of(house, webhook_url=sandbox.webhook_url)
+    yield world
+    world.client.close()
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ from tests.house import add_portal, add_rows, change, one, rows_of, world_of
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture
 def app(tmp_path: Path, sqlite_engine: Engine, sandbox: Sandbox) -> Iterator[Celery]:
     """A host application whose default portal is the sandbox, with a second record of contact a."""
     app = Celery("shop", set_as_current=False)

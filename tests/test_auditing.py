@@ -4,7 +4,6 @@ The portal is the emulated one over HTTP; duplicates are planted there by the po
 """
 
 import logging
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -17,31 +16,10 @@ from b24sync.drain import Order, drain
 from b24sync.edge import duplicates, tables
 from b24sync.edge.auditing import Place
 from b24sync.edge.database import transact, writing
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from b24sync.world import World
 from tests.fakes import Answer, Asked, Line, ScriptedPortal
-from tests.house import add_portal, add_rows, change, one, refusal, rows_of, world_of
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
+from tests.house import add_rows, change, one, refusal, rows_of, world_of
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations, repeat
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,7 @@ from b24sync.core.refs import stored
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import dead_letters, tables
 from b24sync.edge.database import make_engine, writing
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from b24sync.world import World
 from tests.fakes import ScriptedPortal
 from tests.house import (
@@ -45,35 +45,6 @@ CHAIN = Order(halt=HaltMode.CHAIN)
 MODES = [pytest.param(INDEPENDENT, id="independent"), pytest.param(CHAIN, id="chain")]
 
 BURY = {"*": Policy(orphans=Orphans.BURY)}
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only, for tables of cases that no database reads differently."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
-
-
-@pytest.fixture
-def connected(house: Engine, sandbox: Sandbox) -> Iterator[World]:
-    """A world whose portal is the sandbox, over real sockets."""
-    world = world_of(house, webhook_url=sandbox.webhook_url)
-    yield world
-    world.client.close()
 
 
 def _to(kind: str, key: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ The portal is the emulated one, without a socket or over HTTP; its journal shows
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from b24sync.drain.reconciling import Doubts, decide_doubts
 from b24sync.edge import deciding, lanes, tables, tenants
 from b24sync.edge.database import reading, transact, writing
 from b24sync.edge.lanes import Lane
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from b24sync.sandbox.crm_classic import records_named
 from b24sync.sandbox.faults import Fault, FaultAction
 from b24sync.world import World, credential_of
@@ -30,7 +30,6 @@ from tests.fakes import Answer, Asked, ScriptedPortal
 from tests.histories import EmulatedPortal
 from tests.house import (
     Found,
-    add_portal,
     add_rows,
     batch_answer,
     change,
@@ -110,30 +109,9 @@ class Distant(EmulatedPortal):
 
 
 @pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only, for tables of cases that no database reads differently."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
-
-
-@pytest.fixture
 def portal() -> Distant:
     """An emulated portal without a socket."""
     return Distant()
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
 
 
 def _world(engine: Engine, portal: Distant, **settings: object) -> World:

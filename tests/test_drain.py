@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -53,35 +53,6 @@ OUT_OF_TIME = ("OPERATION_TIME_LIMIT", "Method is blocked due to operation time 
 ONE_BY_ONE = {"*": Policy(merge=False)}
 SORRY = ("INTERNAL_SERVER_ERROR", "Internal server error")
 HTML = Answer(body=b"<html><h1>502 Bad Gateway</h1></html>", status=502)
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only, for tables of answers that no database reads differently."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
-
-
-@pytest.fixture
-def connected(house: Engine, sandbox: Sandbox) -> Iterator[World]:
-    """A world whose portal is the sandbox, over real sockets."""
-    world = world_of(house, webhook_url=sandbox.webhook_url)
-    yield world
-    world.client.close()
 
 
 def _keys(count: int) -> list[str]:

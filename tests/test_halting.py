@@ -22,7 +22,7 @@ from b24sync.drain import Order, Tally, drain
 from b24sync.edge import deciding, lanes, tables
 from b24sync.edge.database import make_engine, reading, writing
 from b24sync.edge.tokens import Keyring, new_key
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from b24sync.world import World
 from tests.fakes import Answer, Asked, Line, ScriptedPortal
 from tests.house import (
@@ -53,27 +53,6 @@ STRICT = Order(halt=HaltMode.STRICT)
 KEYS = tuple(f"k{number}" for number in range(6))
 
 _name = re.compile(r"\[(?:name|title)\]=(\w+)").search
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only, for tables of outcomes that no database reads differently."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
 
 
 @pytest.fixture

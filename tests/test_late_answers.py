@@ -15,7 +15,6 @@ from b24sync.edge import tables
 from b24sync.edge.database import writing
 from tests.fakes import Answer, Asked, ScriptedPortal
 from tests.house import (
-    add_portal,
     add_rows,
     batch_answer,
     change,
@@ -27,13 +26,6 @@ from tests.house import (
 )
 
 PATIENCE_S = 5.0
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
 
 
 def _made(number: int, meanwhile: Callable[[], object] = lambda: None) -> Callable[[Asked], Answer]:

@@ -59,13 +59,6 @@ def house(sqlite_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
-
-
-@pytest.fixture
 def connected(sqlite_engine: Engine, sandbox: Sandbox) -> Iterator[World]:
     """A world whose portal is the sandbox, over real sockets."""
     world = world_of(sqlite_engine, webhook_url=sandbox.webhook_url)

@@ -16,7 +16,6 @@ from b24sync.edge import tables
 from b24sync.edge.database import writing
 from b24sync.world import World
 from tests.house import (
-    add_portal,
     add_rows,
     endings,
     one,
@@ -85,20 +84,6 @@ class Deadly(Mapping[str, Kind]):
     def __len__(self) -> int:
         """Hold nothing."""
         return 0
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
 
 
 def _world(engine: Engine, portal: Distant, **settings: object) -> World:

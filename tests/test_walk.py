@@ -1,8 +1,5 @@
 """One row through the whole house, and what every table says of it on the way."""
 
-from collections.abc import Iterator
-
-import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -10,7 +7,7 @@ from b24sync import Change, enqueue
 from b24sync.core.policies import Policy
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import tables
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from tests.fakes import Answer, Asked, ScriptedPortal
 from tests.house import (
     Clerk,
@@ -24,13 +21,6 @@ from tests.house import (
 )
 
 EVERY = tuple(table for table in tables.metadata.tables.values() if table is not tables.portal)
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
 
 
 def _filled(engine: Engine) -> dict[str, int]:

@@ -36,13 +36,6 @@ STRICT = Order(halt=HaltMode.STRICT)
 DECISIONS = ("settle", "skip", "drop", "retry")
 
 
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
 def refusing() -> ScriptedPortal:
     """A portal that refuses whatever is called bad."""
     return ScriptedPortal(repeat(HaltingClerk({"=bad": repeat(DENIED)})))
