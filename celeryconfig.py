@@ -35,6 +35,9 @@ task_serializer = "json"
 accept_content = ["json"]
 result_backend = None
 worker_cancel_long_running_tasks_on_connection_loss = False
+# Celery raises it again after a lost connection, in whatever thread acknowledges a message: with a
+# pool of threads two then read one AMQP connection, and the worker hangs.
+worker_enable_prefetch_count_reduction = False
 
 _scheme = broker_url.split("://", 1)[0].split("+", 1)[0]
 if _scheme == "b24sqlite":

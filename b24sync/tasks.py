@@ -12,11 +12,14 @@ from typing import TypedDict
 
 from celery import Celery, current_task, shared_task
 from celery.app import app_or_default
+from celery.signals import task_failure
+from kombu.exceptions import OperationalError as BrokerGone
 from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from b24sync import auditing
 from b24sync.auditing import Audited
-from b24sync.core.errors import SettingsError
+from b24sync.core.errors import DatabaseError, SettingsError
 from b24sync.core.model import HaltMode
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.probing import probe
@@ -28,9 +31,25 @@ from b24sync.world import World
 
 log = logging.getLogger("b24sync")
 
+OURS = "b24sync."
+"""What the names of this package's tasks begin with."""
+
 SYNC = "b24sync.sync_entities"
 AUDIT = "b24sync.audit"
 CHORE_LEASE_MS = 300_000
+
+
+GONE = (OperationalError, InterfaceError, DatabaseError, BrokerGone)
+"""What a database or a broker raises that is away; the next message finds it there again."""
+
+
+@task_failure.connect
+def _broke_off(sender: object = None, exception: object = None, **_told: object) -> None:
+    """A run that breaks off because something is away is told of in one line, not in a traceback."""
+    name = str(getattr(sender, "name", ""))
+    if name.startswith(OURS) and isinstance(exception, GONE):
+        cause = (str(exception).splitlines() or [type(exception).__name__])[0]
+        log.error("run_broke_off task=%s cause=%s", name, cause)
 
 
 class Counts(TypedDict):
@@ -68,7 +87,7 @@ def _host() -> Host:
     return host_of(_app())
 
 
-@shared_task(name=SYNC, ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(throws=GONE, name=SYNC, ignore_result=True, acks_late=False, max_retries=0)
 def sync_entities(
     portal: str | None = None,
     kinds: Sequence[str] | None = None,
@@ -118,7 +137,7 @@ def _counts(tally: Tally) -> Counts:
     return Counts(batches=tally.batches, outcomes=outcomes, deferred=tally.deferred)
 
 
-@shared_task(name="b24sync.pump", ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(throws=GONE, name="b24sync.pump", ignore_result=True, acks_late=False, max_retries=0)
 def pump() -> int:
     """Wake as many drains as lanes are due, up to a bound; the number woken."""
     world = _host().world()
@@ -133,7 +152,9 @@ def pump() -> int:
     return woken
 
 
-@shared_task(name="b24sync.recover", ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(
+    throws=GONE, name="b24sync.recover", ignore_result=True, acks_late=False, max_retries=0
+)
 def recover() -> int:
     """Deal with what vanished workers left behind; the number of batches and rows moved.
 
@@ -161,7 +182,7 @@ def _recover(connection: Connection, number: int) -> None:
         log.warning("batch_recovered batch=%d became=%s", number, became)
 
 
-@shared_task(name="b24sync.prune", ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(throws=GONE, name="b24sync.prune", ignore_result=True, acks_late=False, max_retries=0)
 def prune() -> int:
     """Remove results, batches and counts that are older than they are to be kept."""
     host = _host()
@@ -196,7 +217,7 @@ def _pruned(host: Host, world: World) -> int:
     return removed
 
 
-@shared_task(name=AUDIT, ignore_result=True, acks_late=False, max_retries=0)
+@shared_task(throws=GONE, name=AUDIT, ignore_result=True, acks_late=False, max_retries=0)
 def audit(portal: str | None = None, kinds: Sequence[str] | None = None) -> AuditCounts:
     """Ask portals whether markers occur more than once, as far as a slice and their rates go.
 

@@ -121,7 +121,7 @@ def close(desk: Desk, ids: tuple[int, ...], *, yes: bool, as_json: bool) -> int:
 
     One that is still there is not told of again: that it stays is your decision.
     """
-    confirmed(f"Were {counted(len(ids), 'duplicate')} dealt with on the portal?", is_agreed=yes)
+    confirmed(f"Close {counted(len(ids), 'duplicate')} as dealt with on the portal?", is_agreed=yes)
     with desk.opened() as world:
         done = transact(world.engine, partial(edge.close, ids=ids))
     left = [number for number in ids if number not in done]

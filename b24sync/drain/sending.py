@@ -5,11 +5,13 @@ transaction with what the answer says of the portal as a whole.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from b24sync.core.errors import NeverSent, SendError
 from b24sync.core.lifecycle import breaker_ms
@@ -28,6 +30,9 @@ from b24sync.edge.settling import Settled
 from b24sync.world import Moment, Step, World
 
 log = logging.getLogger("b24sync")
+
+AGAIN_S = 0.2
+"""How long an answer in hand waits for a database that is away, before it is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +143,8 @@ def _recorded(
     )
     goes_on = whole is None and not silent and not pause_ms and answer.stopped_by is None
     rest_ms = answer.rest_ms
-    settled = world.transact(Step.SETTLE, partial(_settle, world, mine, ready, answer))
+    settle = partial(_settle, world, mine, ready, answer)
+    settled = _written(world, mine.tenant.code, ready.batch_id, settle)
     report_duplicates(settled.duplicates)
     for late in settled.orphaned:
         log.error(
@@ -158,6 +164,28 @@ def _recorded(
         rest_ms=rest_ms,
         first_rows=answer.first,
     )
+
+
+def _written(
+    world: World, code: str, batch_id: int, settle: Callable[[Connection], Settled]
+) -> Settled:
+    """Write an answer down, again and again for as long as a lease lasts, if the database goes away.
+
+    It is in this process's memory alone: lost, the rows would be in doubt, and some of them would
+    wait for a person.
+    Raises: what the database raised last.
+    """
+    until_s: float | None = None
+    while True:
+        try:
+            return world.transact(Step.SETTLE, settle)
+        except (OperationalError, InterfaceError):
+            now_s = world.clock()
+            until_s = now_s + world.settings.lease_s if until_s is None else until_s
+            if now_s >= until_s:
+                raise
+            log.warning("settle_again portal=%s batch=%d", code, batch_id)
+            Event().wait(AGAIN_S)
 
 
 def _first(rows: Sequence[Settlement], *, strict: bool) -> tuple[int, ...]:
