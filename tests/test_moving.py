@@ -19,7 +19,7 @@ from b24sync.edge.database import reading, transact, writing
 from b24sync.sandbox import Sandbox, SandboxConfig
 from b24sync.settings import Settings, from_mapping
 from b24sync.world import World, credential_of
-from tests.fakes import Answer, Line, ScriptedPortal
+from tests.fakes import Answer, Asked, Line, ScriptedPortal
 from tests.house import (
     Clerk,
     add_portal,
@@ -171,7 +171,10 @@ def test_a_trusted_host_is_followed(
 def test_a_redirect_of_a_look_is_followed_like_any_other(house: Engine) -> None:
     """What was asked is asked again where the portal is, and nothing is set aside for it."""
     add_rows(house, "a", fields={"name": "Ann"})
-    nobody = batch_answer({"r0": {"items": []}})
+
+    def nobody(asked: Asked) -> Answer:
+        return batch_answer({label: {"items": []} for label in asked.params["cmd"]})
+
     portal = _portal(_redirect(NEW), nobody)
     match = {"contact": Policy(match="name")}
 
