@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 import requests
 from sqlalchemy import Engine, update
+from sqlalchemy.exc import OperationalError
 
 from b24sync.core.kinds import Kind
 from b24sync.core.model import HaltMode
@@ -60,21 +61,24 @@ class Killed(BaseException):
     """Stands for the end of a process: nobody catches it, and nothing is tidied up after it."""
 
 
+def _gone() -> OperationalError:
+    """What a database that is away raises."""
+    return OperationalError("SELECT 1", {}, OSError("server closed the connection"))
+
+
 class Deadly(Mapping[str, Kind]):
     """A table of kinds that ends whoever asks it for the kind ``bomb``."""
 
-    def __init__(self, *, after: int = 0) -> None:
-        """Let the first so many live."""
+    def __init__(self, end: BaseException | None = None) -> None:
+        """Choose the end; the process's own, if none is given."""
         self.deaths = 0
-        self._spared = after
+        self._end = end or Killed()
 
     def __getitem__(self, name: str) -> Kind:
         """Hold nothing."""
         if name == "bomb":
-            if self._spared == 0:
-                self.deaths += 1
-                raise Killed
-            self._spared -= 1
+            self.deaths += 1
+            raise self._end
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -240,6 +244,24 @@ def test_a_row_that_ends_whoever_reads_it_is_given_up_unread(house: Engine, halt
     assert (dead["reason"], dead["fields"], dead["kind"]) == ("lost", {"a": 1}, "bomb")
     lane = one(house, tables.lane)
     assert (lane["crashes"], lane["suspects"]) == (0, None)
+
+
+def test_trouble_of_the_database_accuses_no_row(lite_house: Engine) -> None:
+    """A claim that breaks off because the database is locked or gone takes its accusation back."""
+    add_rows(lite_house, "a", "b")
+    (bomb,) = add_rows(lite_house, "z", kind="bomb", operation="add", fields={"a": 1})
+    with pytest.raises(Killed):
+        drain(_world(lite_house, Distant(), kinds=Deadly()), Order())
+    _everything_passes(lite_house)
+
+    for _ in range(3):
+        with pytest.raises(OperationalError):
+            drain(_world(lite_house, Distant(), kinds=Deadly(_gone())), Order())
+        assert one(lite_house, tables.lane)["suspects"] is None
+        _everything_passes(lite_house)
+
+    assert {row["losses"] for row in rows_of(lite_house, tables.outbox)} == {0}
+    assert one(lite_house, tables.outbox, id=bomb)["state"] == "ready"
 
 
 def test_strictly_the_lane_stops_at_a_row_that_ends_whoever_reads_it(lite_house: Engine) -> None:

@@ -11,11 +11,13 @@ the worker moves on to another lane or ends.
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from b24sync.core.model import HaltMode, Question
 from b24sync.core.surroundings import NO_FACTS, Facts
@@ -251,9 +253,16 @@ def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None
         if found is None or isinstance(found, Rest):
             return found
         noted = found
-    return world.transact(
-        Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows, noted=noted)
-    )
+    try:
+        return world.transact(
+            Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows, noted=noted)
+        )
+    except (OperationalError, InterfaceError):
+        # The database is in trouble, and no row is to blame for that.
+        if noted:
+            with suppress(OperationalError, InterfaceError):
+                world.transact(Step.SUSPECT, partial(lanes.suspect, mine=mine, rows=()))
+        raise
 
 
 def _looked(
