@@ -490,6 +490,27 @@ def _is_unreadable_for_itself(house: Engine, document: str) -> None:
     assert one(house, tables.outbox)["fields"] == letter["fields"] == Unreadable(document)
 
 
+def test_a_worker_without_the_key_leaves_the_portal_to_those_that_have_it(
+    house: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One worker that was deployed with another key must not stop a portal for all."""
+    keyring = Keyring.from_keys([new_key()])
+    secret = keyring.encrypt("rest/1/hush/")
+    values = {"secret": secret, "secret_key_id": keyring.key_ids[0]}
+    change(house, tables.portal, values, code="default")
+    (row_id,) = add_rows(house, "a")
+    portal = _portal(Clerk())
+    world = world_of(house, portal, webhook_url=None)
+
+    astray = drain(replace(world, keyring=Keyring.from_keys([new_key()])), Order())
+
+    assert (astray, portal.asked) == (Tally(), [])
+    assert "key_missing portal=default lane=0" in caplog.text
+    assert one(house, tables.portal)["state"] == "active"
+    drain(replace(world, keyring=keyring), Order())
+    assert endings(house) == {row_id: ["applied"]}
+
+
 def test_a_portal_without_a_credential_is_paused_with_what_to_do(house: Engine) -> None:
     """Nothing is claimed, nothing is sent."""
     add_rows(house, "a")

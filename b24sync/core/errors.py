@@ -9,6 +9,7 @@
       PlanError          a stored row cannot be said to the portal; the row is refused
       DatabaseError      the database cannot be used as it is; nothing was changed
       CredentialError    a portal's credential is missing or cannot be read
+        KeyMissing       its key is not at hand in this process; others may have it
       SendError          no reply in hand (never raised itself)
         NeverSent        provably not received by the portal: every command is deferred
         ReplyLost        sent, then silence: every command is unknown
@@ -89,6 +90,10 @@ class DatabaseError(B24SyncError):
 
 class CredentialError(B24SyncError):
     """A portal's credential is missing or cannot be decrypted with the keys at hand."""
+
+
+class KeyMissing(CredentialError):  # noqa: N818 - says what happened, as NeverSent does
+    """The key of a stored credential is not at hand in this process; others may have it."""
 
 
 class SendError(B24SyncError):

@@ -16,7 +16,7 @@ from typing import TypeAlias, assert_never
 
 from sqlalchemy import Connection
 
-from b24sync.core.errors import CredentialError, SettingsError
+from b24sync.core.errors import CredentialError, KeyMissing, SettingsError
 from b24sync.core.grants import Grant, Pair, document_of, pair_in
 from b24sync.core.lifecycle import breaker_ms
 from b24sync.core.model import Fault, PortalState, Reply
@@ -76,11 +76,15 @@ class Resting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusable:
-    """The portal waits for a person; ``version``, for the sake of this pair of tokens."""
+    """The portal waits for a person; ``version``, for the sake of this pair of tokens.
+
+    ``is_ours``: it is this process that lacks something; another one may be able to call it.
+    """
 
     state: PortalState
     reason: str
     version: int | None = None
+    is_ours: bool = False
 
 
 Found: TypeAlias = Usable | Resting | Unusable
@@ -99,7 +103,8 @@ class _Renewable:
 def usable_credential(world: World, mine: Lane) -> tuple[Credential, Lane] | Pass:
     """The credential of a lane's portal, and the lane with what was read anew; or why there is none.
 
-    Where the portal must wait for a person it is paused, with the reason.
+    Where the portal must wait for a person it is paused, with the reason; where it is only this
+    process that lacks the key, its lane is left to others.
     Writes: portal; lane.
     Raises: nothing of the portal's, and nothing of the authorization server's.
     """
@@ -109,6 +114,10 @@ def usable_credential(world: World, mine: Lane) -> tuple[Credential, Lane] | Pas
         case Resting(rest_ms=rest_ms):
             rests = Pass(tally=Tally(), goes_on=False, first_rows=mine.first_rows)
             return replace(rests, rest_ms=rest_ms)
+        case Unusable(is_ours=True):
+            # The lane is left to a worker that has the key: pausing would stop it for all of them.
+            log.error("key_missing portal=%s lane=%s", mine.tenant.code, mine.lane)
+            return Pass(tally=Tally(), goes_on=False, first_rows=mine.first_rows)
         case Unusable() as unusable:
             world.transact(Step.PAUSE, partial(_pause, mine.tenant, unusable))
             return Pass(tally=Tally(), goes_on=False)
@@ -127,7 +136,11 @@ def credential_now(world: World, tenant: Tenant, mine: Lane | None = None) -> Fo
             return Usable(credential=credential_of(world, tenant), tenant=tenant)
         return _anew(world, tenant.code, mine)
     except (CredentialError, SettingsError) as error:
-        return Unusable(state=PortalState.MISCONFIGURED, reason=str(error))
+        return Unusable(
+            state=PortalState.MISCONFIGURED,
+            reason=str(error),
+            is_ours=isinstance(error, KeyMissing),
+        )
 
 
 def asked(

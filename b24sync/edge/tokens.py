@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from b24sync.core.errors import CredentialError, SettingsError
+from b24sync.core.errors import KeyMissing, SettingsError
 from b24sync.edge.portal import Credential
 
 _WEBHOOK_PATH = re.compile(
@@ -127,7 +127,7 @@ class Keyring:
     def encrypt(self, text: str) -> str:
         """Close a secret with the first key; its fingerprint goes in front.
 
-        Raises: CredentialError if there is no key.
+        Raises: KeyMissing if there is no key.
         """
         sealed = self._opened().encrypt(text.encode()).decode()
         return f"{self.key_ids[0]}:{sealed}"
@@ -135,14 +135,14 @@ class Keyring:
     def decrypt(self, stored: str) -> str:
         """Open a stored secret with whichever key fits.
 
-        Raises: CredentialError if no key fits, or there is none.
+        Raises: KeyMissing if no key fits, or there is none.
         """
         closed_with, _, sealed = stored.rpartition(":")
         try:
             return self._opened().decrypt(sealed.encode()).decode()
         except InvalidToken:
             known = ", ".join(self.key_ids)
-        raise CredentialError(
+        raise KeyMissing(
             f"a stored credential was encrypted with key {closed_with or 'unknown'}, and the keys at "
             f"hand are {known}: add the old key after the new one in secret_key, or store the "
             "portal's credential again"
@@ -154,7 +154,7 @@ class Keyring:
 
     def _opened(self) -> MultiFernet:
         if self._fernet is None:
-            raise CredentialError(
+            raise KeyMissing(
                 "secret_key is not set, and credentials are stored encrypted: set it to a key made "
                 "by `b24sync portal new-key`"
             )
