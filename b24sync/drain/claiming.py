@@ -31,7 +31,7 @@ from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.reconsidering import reconsidered
-from b24sync.edge import lanes, ledger, settling, suspects, tenants
+from b24sync.edge import lanes, ledger, suspects, tenants, unsent
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import read_links
 from b24sync.world import World
@@ -135,11 +135,11 @@ def note(
     next_rows = suspects.next_rows(connection, mine, limit=size, kinds=order.kinds)
     spent = [row.id for row in next_rows if row.losses >= losses.MOST_LOSSES]
     if is_strict and spent and spent[0] == next_rows[0].id:
-        settling.give_up_unread(connection, spent[:1], stopping=True)
+        unsent.give_up_unread(connection, spent[:1], stopping=True)
         lanes.stop(connection, mine, spent[0])
         return Rest(stops=True, tally=Tally(outcomes={ResultOutcome.STOPPED: 1}))
     if not is_strict:
-        settling.give_up_unread(connection, spent)
+        unsent.give_up_unread(connection, spent)
     left = [row for row in next_rows if row.id not in spent]
     places = losses.fitting([row.losses for row in left], (), size=size, in_order=is_strict)
     noted = tuple(left[place].id for place in places)
@@ -308,7 +308,7 @@ def _set_aside(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int,
         if not (gathered.commands or gathered.questions or part.commands or part.questions):
             # Nothing stands before it any more: here the lane stops.
             gathered.stopped_by = refused.row_id
-            settling.stop_refused(desk.connection, refused, found)
+            unsent.stop_refused(desk.connection, refused, found)
             gathered.tally += Tally(outcomes={ResultOutcome.STOPPED: 1})
     gathered.commands += part.commands
     gathered.questions += part.questions
@@ -318,7 +318,7 @@ def _set_aside(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int,
     heads = {(row.kind, row.key): row for row in reversed(list(found.values()))}
     gathered.company += [heads[entity].losses for entity in entities]
     gathered.is_cut = gathered.is_cut or part.is_cut
-    settling.set_aside(desk.connection, part, found)
+    unsent.set_aside(desk.connection, part, found)
     gathered.tally += _tally(part)
 
 

@@ -26,7 +26,7 @@ from b24sync.core.model import (
     Waiting,
 )
 from b24sync.core.settlement import Settlement
-from b24sync.edge import lanes, ledger, settling, tables
+from b24sync.edge import lanes, ledger, settling, tables, unsent
 from b24sync.edge.database import writing
 from b24sync.edge.guards import Raced, row_of
 from b24sync.edge.lanes import Lane
@@ -137,7 +137,7 @@ def _lose(connection: Connection, _mine: Lane, _row_id: int, batch_id: int) -> N
 
 def _close(connection: Connection, _mine: Lane, row_id: int, _batch_id: int) -> None:
     plan = Plan(closing=(Closing(row_id=row_id, outcome=ResultOutcome.CANCELLED),))
-    settling.set_aside(connection, plan, {row_id: _row(row_id)})
+    unsent.set_aside(connection, plan, {row_id: _row(row_id)})
 
 
 ROW_ACTS: dict[RowEvent, Callable[[Connection, Lane, int, int], None]] = {

@@ -10,7 +10,8 @@ from b24sync.core.settlement import Settlement
 from b24sync.edge import tables
 from b24sync.edge.database import writing
 from b24sync.edge.guards import Raced
-from b24sync.edge.settling import set_aside, settle, stop_refused
+from b24sync.edge.settling import settle
+from b24sync.edge.unsent import set_aside, stop_refused
 from tests.house import add_batch, add_row, add_rows, database_now, endings, one, rows_of, states
 
 

@@ -27,7 +27,7 @@ STANDS_FOR = {
     "takes the lane": "edge.lanes.take",
     "deals with the open batch": "edge.ledger.recover",
     "claims the row": "drain.claiming.claim",
-    "ends the cancelled row": "edge.settling.set_aside",
+    "ends the cancelled row": "edge.unsent.set_aside",
     "goes": "edge.ledger.go",
     "is too late to go": "edge.ledger.go",
     "writes to the socket": "edge.portal.PortalClient.send",
