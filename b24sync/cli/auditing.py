@@ -1,7 +1,6 @@
 """``b24sync audit``: ask portals, from this process, whether markers occur more than once."""
 
 import logging
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from rich.text import Text
 
 from b24sync.auditing import Audited
 from b24sync.auditing import audit as run_audit
-from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog, until_interrupted
+from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog
 from b24sync.cli.duplicates import WHAT_TO_DO
+from b24sync.cli.interrupts import Interrupt, until_interrupted
 from b24sync.cli.layout import bar, counted, record
 from b24sync.core.model import PortalState
 from b24sync.edge import auditing, duplicates, views
@@ -113,7 +113,7 @@ def _audited(
     world: World,
     code: str,
     kinds: tuple[str, ...],
-    stopped: threading.Event,
+    stopped: Interrupt,
     watching: partial[None],
 ) -> Audited:
     """One portal, from its first link to its last; where its rate is used up, it is waited for."""
@@ -129,7 +129,7 @@ def _audited(
     return total
 
 
-def _goes_on(stopped: threading.Event) -> bool:
+def _goes_on(stopped: Interrupt) -> bool:
     return not stopped.is_set()
 
 

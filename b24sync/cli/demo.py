@@ -5,7 +5,6 @@ another process, as they would run for real; in a directory that vanishes afterw
 """
 
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +19,8 @@ from rich.text import Text
 
 from b24sync.cli import demo_changes
 from b24sync.cli.demo_stage import Stage, ring, running_worker, set_stage
-from b24sync.cli.desk import FAILED, Desk, as_json, epilog, is_terminal, until_interrupted
+from b24sync.cli.desk import FAILED, Desk, as_json, epilog, is_terminal
+from b24sync.cli.interrupts import Interrupt, until_interrupted
 from b24sync.cli.layout import OUTCOME_STYLES, complaint, counted, number, table
 from b24sync.core.model import Operation, ResultOutcome
 from b24sync.edge import portals, stories, views
@@ -87,7 +87,7 @@ class _Watch:
     """Whether the show goes on."""
 
     worker: "subprocess.Popen[bytes]"
-    stopped: threading.Event
+    stopped: Interrupt
 
     def rest(self, stage: Stage) -> None:
         """Wait a moment, or until somebody interrupts.

@@ -1,15 +1,12 @@
 """What every command is handed: settings when it asks for them, two consoles, an open database."""
 
 import json
-import signal
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from types import FrameType
 from typing import TypeVar
 
 import click
@@ -160,28 +157,6 @@ def confirmed(question: str, *, is_agreed: bool) -> None:
     except click.Abort:
         raise Refused("not confirmed, so nothing was changed; --yes says it beforehand") from None
     raise Refused("nothing was changed")
-
-
-@contextmanager
-def until_interrupted() -> Generator[threading.Event]:
-    """An event that is set by the first SIGINT or SIGTERM; the second ends the process as usual."""
-    ended = threading.Event()
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
-        restore()
-
-    def restore() -> None:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-    for number in kept:
-        signal.signal(number, end)
-    try:
-        yield ended
-    finally:
-        restore()
 
 
 def is_terminal(console: Console) -> bool:

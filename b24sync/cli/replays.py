@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from b24sync.cli.dead import USUAL_LIMIT, filters, letter_table
-from b24sync.cli.desk import FAILED, Desk, Refused, as_json, confirmed, epilog, until_interrupted
+from b24sync.cli.desk import FAILED, Desk, Refused, as_json, confirmed, epilog
+from b24sync.cli.interrupts import until_interrupted
 from b24sync.cli.layout import NARROW, bar, counted, number, table
 from b24sync.core.editing import Edit, parsed
 from b24sync.core.errors import ChangeError

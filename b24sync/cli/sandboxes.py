@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from b24sync.cli.desk import Desk, Refused, as_json, epilog, until_interrupted
+from b24sync.cli.desk import Desk, Refused, as_json, epilog
+from b24sync.cli.interrupts import until_interrupted
 from b24sync.sandbox import Sandbox, SandboxConfig
 
 USUAL_PORT = 8024

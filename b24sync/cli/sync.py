@@ -1,7 +1,6 @@
 """``b24sync sync``: drain in this process, without a broker."""
 
 import logging
-import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog, until_interrupted
+from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog
 from b24sync.cli.held import ways_on
+from b24sync.cli.interrupts import Interrupt, until_interrupted
 from b24sync.cli.layout import (
     OUTCOME_STYLES,
     OUTCOME_WORDS,
@@ -172,7 +172,7 @@ class _Run:
 
     world: World
     order: Order
-    stopped: threading.Event
+    stopped: Interrupt
     until_empty: bool
     ends_at_s: float | None
     bar: _Bar

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -166,11 +167,12 @@ def serve(config: SandboxConfig) -> None:
 
     Raises: OSError if the address is taken.
     """
-    ended = threading.Event()
+    # Not an event: its lock may be held by just who is interrupted.
+    ended: SimpleQueue[None] = SimpleQueue()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, lambda _number, _frame: ended.set())
+        signal.signal(signal_number, lambda _number, _frame: ended.put(None))
     with Sandbox(config) as sandbox:
         print(sandbox.webhook_url, flush=True)  # noqa: T201 - the address is this command's output
         if sandbox.ca_path is not None:
             print(sandbox.ca_path, flush=True)  # noqa: T201 - clients need this path to trust it
-        ended.wait()
+        ended.get()

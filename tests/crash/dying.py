@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection, event
 
+from b24sync.cli.interrupts import Interrupt
 from b24sync.drain import Order, Tally, drain
 from b24sync.edge import chores, ledger
 from b24sync.edge.database import transact
@@ -98,7 +99,7 @@ class Fate:
 
 def work(works: Works) -> None:
     """Drain and recover until told to stop, or to the bitter end."""
-    stop = threading.Event()
+    stop = Interrupt()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     fate = Fate(works)
     world = build(Settings(**works.settings))

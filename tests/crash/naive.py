@@ -3,12 +3,12 @@
 The same tables, the same portal, the same client; no journal, no doubt, no looking.
 """
 
-import threading
 from functools import partial
 from urllib.parse import quote
 
 from sqlalchemy import Connection, delete, select, update
 
+from b24sync.cli.interrupts import Interrupt
 from b24sync.core.errors import CredentialError, SendError
 from b24sync.core.model import Batch, Command, Operation, Reply
 from b24sync.edge.database import insert_many, now_ms, skip_locked, transact
@@ -20,7 +20,7 @@ NAIVE_ROWS = 10
 REST_S = 0.02
 
 
-def work_naively(world: World, stop: threading.Event) -> None:
+def work_naively(world: World, stop: Interrupt) -> None:
     """Claim, send, delete, until told to stop; what is not deleted is sent again."""
     lease_ms = int((world.settings.lease_s + world.settings.request_timeout_s) * 1000)
     while not stop.is_set():
