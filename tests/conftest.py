@@ -49,6 +49,8 @@ REDIS = ("B24SYNC_TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 
 BACKENDS = ("sqlite", "postgresql", "mariadb")
 OURS = f"b24sync_test_{os.getpid()}"
+LONG = ("whole", "crash")
+"""Folders of tests that wait for whole processes."""
 
 
 @pytest.fixture(params=BACKENDS)
@@ -259,6 +261,11 @@ def _unreachable(server: tuple[str, str], error: BaseException) -> NoReturn:
     cause = (str(error).splitlines() or [type(error).__name__])[0]
     message = f"cannot use {where} ({cause}); set {variable} to another address"
     pytest.skip(message)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: they mostly wait, and nobody should be left alone with them at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,6 @@
 """``b24sync portal add``: a portal becomes known, and its credential nobody else's."""
 
 import math
-import sys
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +18,7 @@ from b24sync.cli.desk import (
     known_portal,
 )
 from b24sync.cli.layout import record
-from b24sync.core.errors import SettingsError
+from b24sync.cli.secrets import Secret, read_secret, refuse_keyless
 from b24sync.core.model import PortalState
 from b24sync.edge import portals, views
 from b24sync.edge.database import reading, transact
@@ -46,6 +45,24 @@ def read_rate(text: str) -> tuple[float, float]:
     if len(numbers) != RATE_PARTS or not all(0 < n < math.inf for n in numbers):
         raise click.BadParameter(f"{text!r}; write e.g. 50/2: 50 at once, 2 per second")
     return numbers[0], numbers[1]
+
+
+def _is_local(url: str) -> bool:
+    """Whether a URL leads to this machine, as the sandbox's does: its secret is none."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+WEBHOOK = Secret(
+    option="--webhook",
+    name="webhook",
+    hint="The webhook as the portal shows it: https://HOST/rest/USER_ID/CODE/",
+    anew="make a new one",
+    is_harmless=_is_local,
+)
 
 
 @click.command(
@@ -117,12 +134,12 @@ def add(  # noqa: PLR0913 - one parameter for each option
         raise Refused("a webhook and --app exclude each other: a portal is called with one of them")
     with desk.opened() as world:
         _refuse_code(world, code, is_replaced=replace)
-        _refuse_keyless(world)
+        refuse_keyless(world)
         if by_app.is_anything:
             shown = add_by_app(world, code, by_app, limits, is_replaced=replace)
             _added(desk, world, code, shown, as_json=as_json)
             return
-        url = _webhook(desk, webhook, webhook_file)
+        url = read_secret(desk, WEBHOOK, webhook, webhook_file)
         address = _address(world, url)
         if replace:
             transact(
@@ -156,59 +173,6 @@ def _refuse_code(world: World, code: str, *, is_replaced: bool) -> None:
             known_portal(connection, code)
         elif code in portals.codes(connection):
             raise Refused(f"the portal {code} exists; --replace changes its address and credential")
-
-
-def _refuse_keyless(world: World) -> None:
-    if not world.keyring.key_ids:
-        raise SettingsError(
-            "B24SYNC_SECRET_KEY",
-            "is not set, and credentials are stored encrypted: `b24sync portal new-key` makes one",
-        )
-
-
-def _webhook(desk: Desk, given: str | None, file: Path | None) -> str:
-    """The webhook, from wherever it may come.
-
-    Raises: Refused for one that stands on the command line.
-    """
-    if given is not None and file is not None:
-        raise Refused("--webhook and --webhook-file exclude each other")
-    if file is not None:
-        return file.read_text(encoding="utf-8").strip()
-    if given == "-":
-        return sys.stdin.readline().strip()
-    if given is None:
-        return _asked(desk)
-    if not _is_local(given):
-        raise Refused(
-            "a webhook is a credential and the command line is readable by others and kept in the "
-            "shell's history: leave --webhook away to be asked for it, or use --webhook - or "
-            "--webhook-file; and if this one is real, make a new one, it may be known now"
-        )
-    return given
-
-
-def _asked(desk: Desk) -> str:
-    """The webhook as a person types it, unseen.
-
-    Raises: Refused if nobody is there to type.
-    """
-    desk.note("The webhook as the portal shows it: https://HOST/rest/USER_ID/CODE/")
-    try:
-        return str(click.prompt("Webhook (not shown)", hide_input=True, err=True)).strip()
-    except click.Abort:
-        raise Refused(
-            "no webhook was given; where nobody can type, use --webhook - or --webhook-file"
-        ) from None
-
-
-def _is_local(url: str) -> bool:
-    """Whether a URL leads to this machine, as the sandbox's does: its secret is none."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _address(world: World, url: str) -> Address:

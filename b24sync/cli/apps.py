@@ -1,6 +1,5 @@
 """``b24sync app``: the OAuth applications whose tokens portals are called with."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.text import Text
 
 from b24sync.cli.desk import Desk, Refused, as_json, epilog
 from b24sync.cli.layout import record, table
-from b24sync.core.errors import SettingsError
+from b24sync.cli.secrets import Secret, read_secret, refuse_keyless
 from b24sync.edge import applications
 from b24sync.edge.applications import StoredApplication
 from b24sync.edge.database import reading, transact
@@ -18,6 +17,12 @@ from b24sync.world import World
 
 CODE_LENGTH = 64
 CLIENT_ID_LENGTH = 255
+CLIENT_SECRET = Secret(
+    option="--secret",
+    name="client secret",
+    hint="The client_secret as the application's page shows it.",
+    anew="have the portal make a new one",
+)
 
 
 @click.group()
@@ -75,8 +80,8 @@ def add(  # noqa: PLR0913 - one parameter for each option
         raise Refused(f"--client-id has 1 to {CLIENT_ID_LENGTH} characters")
     with desk.opened() as world:
         _refuse_code(world, code, is_replaced=replace)
-        _refuse_keyless(world)
-        given = _secret(desk, secret, secret_file)
+        refuse_keyless(world)
+        given = read_secret(desk, CLIENT_SECRET, secret, secret_file)
         stored = StoredApplication(
             code=code,
             client_id=client_id.strip(),
@@ -175,47 +180,3 @@ def _refuse_code(world: World, code: str, *, is_replaced: bool) -> None:
     with reading(world.engine) as connection:
         if applications.find(connection, code) is not None:
             raise Refused(f"the application {code} exists; --replace changes it")
-
-
-def _refuse_keyless(world: World) -> None:
-    if not world.keyring.key_ids:
-        raise SettingsError(
-            "B24SYNC_SECRET_KEY",
-            "is not set, and secrets are stored encrypted: `b24sync portal new-key` makes one",
-        )
-
-
-def _secret(desk: Desk, given: str | None, file: Path | None) -> str:
-    """The client secret, from wherever it may come.
-
-    Raises: Refused for one that stands on the command line, and for none.
-    """
-    if given is not None and file is not None:
-        raise Refused("--secret and --secret-file exclude each other")
-    if given not in (None, "-"):
-        raise Refused(
-            "a client secret is a credential and the command line is readable by others and kept in "
-            "the shell's history: leave --secret away to be asked for it, or use --secret - or "
-            "--secret-file; and have the portal make a new one, it may be known now"
-        )
-    if file is not None:
-        secret = file.read_text(encoding="utf-8").strip()
-    else:
-        secret = sys.stdin.readline().strip() if given == "-" else _asked(desk)
-    if not secret:
-        raise Refused("the client secret is empty")
-    return secret
-
-
-def _asked(desk: Desk) -> str:
-    """The secret as a person types it, unseen.
-
-    Raises: Refused if nobody is there to type.
-    """
-    desk.note("The client_secret as the application's page shows it.")
-    try:
-        return str(click.prompt("Client secret (not shown)", hide_input=True, err=True)).strip()
-    except click.Abort:
-        raise Refused(
-            "no secret was given; where nobody can type, use --secret - or --secret-file"
-        ) from None

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from random import Random
 
 import pytest
@@ -13,10 +13,10 @@ from b24sync.core.model import FINAL_OUTCOMES
 from b24sync.drain import Order, drain
 from b24sync.edge import tables, waiting
 from b24sync.edge.database import writing
-from b24sync.sandbox import Sandbox, SandboxConfig
+from b24sync.sandbox import Sandbox
 from b24sync.world import World
 from tests.fuzz.rows import LOWEST, NAMED, WORST, any_row
-from tests.house import add_portal, endings, rows_of, time_passes, world_of
+from tests.house import endings, rows_of, time_passes, world_of
 
 _PLAIN: Mapping[str, object] = {"kind": "contact", "operation": "add", "fields": NAMED}
 
@@ -27,27 +27,6 @@ _names_a_field = re.compile(r"\w+: .+: .+", re.DOTALL).fullmatch
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """A line for each of thousands of refusals is of no use to anybody."""
     caplog.set_level(logging.CRITICAL, logger="b24sync")
-
-
-@pytest.fixture
-def house(engine: Engine) -> Engine:
-    """A database with the portal ``default``, whose rate no test uses up."""
-    add_portal(engine)
-    return engine
-
-
-@pytest.fixture
-def lite_house(sqlite_engine: Engine) -> Engine:
-    """The same on SQLite only."""
-    add_portal(sqlite_engine)
-    return sqlite_engine
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """An emulated portal over HTTP."""
-    with Sandbox(SandboxConfig()) as running:
-        yield running
 
 
 def _insert(connection: Connection, columns: Mapping[str, object]) -> None:
