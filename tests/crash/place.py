@@ -183,7 +183,8 @@ class Place:
         for pid in born:
             self.nursery.tell(pid)
         for pid in born:
-            assert self.nursery.ended(pid) == 0, self.report()
+            code = self.nursery.ended(pid)
+            assert code == 0, f"{pid} ended with {code}\n{self.report()}"
 
     def wait_empty(self, *, within_s: float) -> None:
         """Wait until the outbox is empty."""

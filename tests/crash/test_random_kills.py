@@ -18,6 +18,7 @@ from time import monotonic
 import pytest
 
 from tests.crash.conftest import Open
+from tests.crash.nursery import KILLED
 from tests.crash.place import Place
 
 WORKERS = 3
@@ -139,7 +140,13 @@ def _kill(
         Event().wait(dice.uniform(0.05, 0.35))
         place.hurry()
         if ended < kills:
-            place.nursery.tell(dice.choice(workers), signal.SIGKILL)
+            victim = dice.choice(workers)
+            place.nursery.tell(victim, signal.SIGKILL)
+            # Waited for: else it may be found dead when the last ones are asked to go.
+            assert place.nursery.ended(victim) == KILLED
+            workers.remove(victim)
+            ended += 1
+            workers.append(born())
         for worker in [worker for worker in workers if place.nursery.died(worker)]:
             workers.remove(worker)
             ended += 1
