@@ -18,6 +18,7 @@ from b24sync.edge.database import writing
 from b24sync.world import World
 from tests.house import (
     add_rows,
+    change,
     endings,
     one,
     rows_of,
@@ -244,6 +245,29 @@ def test_a_row_that_ends_whoever_reads_it_is_given_up_unread(house: Engine, halt
     assert (dead["reason"], dead["fields"], dead["kind"]) == ("lost", {"a": 1}, "bomb")
     lane = one(house, tables.lane)
     assert (lane["crashes"], lane["suspects"]) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "lapsed",
+    [
+        pytest.param({}, id="usual"),
+        pytest.param({"lease_until": 1, "lease_owner": "gone"}, id="a worker vanished"),
+    ],
+)
+def test_spared_rows_under_suspicion_keep_their_place(
+    lite_house: Engine, lapsed: Mapping[str, object]
+) -> None:
+    """They go in smaller company, and still before all that came later, however urgent."""
+    keys = [f"k{number}" for number in range(6)]
+    ids = add_rows(lite_house, *keys, losses=2)
+    change(lite_house, tables.lane, {"first_rows": ids, **lapsed}, portal="default")
+    add_rows(lite_house, "urgent", priority=-5)
+    portal = Distant()
+
+    drain(_world(lite_house, portal, batch_size=4), Order(halt=HaltMode.CHAIN))
+
+    assert [len(methods) for methods in portal.requests] == [2, 2, 2, 1]
+    assert portal.written("name") == [*keys, "urgent"]
 
 
 def test_trouble_of_the_database_accuses_no_row(lite_house: Engine) -> None:

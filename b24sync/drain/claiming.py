@@ -96,6 +96,7 @@ class _Gathered:
     stopped_by: int | None = None
     company: list[int] = field(default_factory=list[int])
     passed_over: list[int] = field(default_factory=list[int])
+    unread: set[int] = field(default_factory=set[int])
 
     def goes_on(self, reads: int) -> bool:
         """Whether more rows are to be read."""
@@ -131,6 +132,8 @@ def note(
     Rows that were lost too often are given up unread; in the mode ``strict`` the lane stops there.
     Writes: lane, outbox; result, dead and rollup for rows given up.
     """
+    if not lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s)):
+        return None
     size, is_strict = world.settings.batch_size, _mode(order, mine) is HaltMode.STRICT
     next_rows = suspects.next_rows(connection, mine, limit=size, kinds=order.kinds)
     spent = [row.id for row in next_rows if row.losses >= losses.MOST_LOSSES]
@@ -209,6 +212,8 @@ def _gathered(desk: _Desk, served: int, noted: Sequence[int]) -> _Gathered:
     if desk.order.limit is not None:
         size = min(size, desk.order.limit - served)
     gathered = _Gathered(size=size, first=tuple(noted) or desk.mine.first_rows)
+    if noted:
+        gathered.unread = set(desk.mine.first_rows).difference(noted)
     if desk.mode is HaltMode.STRICT:
         # Perhaps of a worker that went away; what became of it comes before all that follows.
         gathered.stopped_by = ledger.first_in_doubt(desk.connection, desk.mine)
@@ -275,7 +280,10 @@ def _company(desk: _Desk, gathered: _Gathered, rows: Sequence[Row]) -> tuple[Row
         if not losses.fitting([row.losses], gathered.company, size=gathered.size):
             gathered.passed_over.append(row.id)
             gathered.is_cut = gathered.is_cut or in_order
-    return tuple(rows[place] for place in places)
+    kept = tuple(rows[place] for place in places)
+    gathered.unread.update(row.id for row in rows)
+    gathered.unread.difference_update(row.id for row in kept)
+    return kept
 
 
 def _followers(desk: _Desk, heads: ledger.Heads) -> Mapping[int, Sequence[Row]]:
@@ -365,7 +373,7 @@ def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
     }
     number = ledger.journal(desk.connection, desk.mine, batch, sent, digest=_digest(batch))
     lanes.open_batch(desk.connection, desk.mine, number)
-    met = set(gathered.met).difference(sent)
+    met = gathered.unread.union(gathered.met).difference(sent)
     return Ready(
         batch_id=number,
         batch=batch,
