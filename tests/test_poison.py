@@ -155,7 +155,7 @@ def test_the_row_to_blame_is_named_and_its_neighbours_are_applied_once(
     assert portal.lost == batches
     dead = one(house, tables.dead)
     assert (dead["outbox_id"], dead["reason"], dead["error_code"]) == (bad, "lost", "lost")
-    assert dead["last_error"].startswith("lost: losses: 9 losses: its requests were lost again")
+    assert dead["last_error"].startswith("lost: losses: 9 times a request with it was lost")
     assert len(portal.records("contact")) == MANY
 
 
@@ -304,7 +304,7 @@ def test_strictly_the_lane_stops_at_a_row_that_ends_whoever_reads_it(lite_house:
 
     assert states(lite_house) == {"bad": "held", "c": "ready"}
     assert one(lite_house, tables.lane)["stopped_by"] == bad
-    assert "9 losses" in one(lite_house, tables.outbox, id=bad)["state_reason"]
+    assert "9 times a request" in one(lite_house, tables.outbox, id=bad)["state_reason"]
     assert kinds.deaths < 9
 
 

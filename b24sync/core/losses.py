@@ -75,6 +75,6 @@ def complaint(row: Row) -> str:
     """
     last = f"; the last time: {row.last_error}" if row.last_error else ""
     return (
-        f"{row.losses} losses: its requests were lost again and again, at the end alone{last}. "
+        f"{row.losses} times a request with it was lost, at the end with it alone{last}. "
         "It is not known to have been applied: look at the record before you replay it"
     )

@@ -94,7 +94,7 @@ def test_a_row_that_is_given_up_says_why() -> None:
     )
 
     assert complaint(row) == (
-        "9 losses: its requests were lost again and again, at the end alone; the last time: no "
+        "9 times a request with it was lost, at the end with it alone; the last time: no "
         "answer: ReadTimeout. It is not known to have been applied: look at the record before you "
         "replay it"
     )
