@@ -24,7 +24,7 @@ from b24sync.core.model import HaltMode
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.probing import probe
 from b24sync.edge import auditing as rounds
-from b24sync.edge import chores, lanes, ledger, portals, waiting
+from b24sync.edge import chores, ledger, portals, taking, waiting
 from b24sync.edge.database import transact
 from b24sync.host import Host, host_of
 from b24sync.world import World
@@ -142,9 +142,9 @@ def pump() -> int:
     """Wake as many drains as lanes are due, up to a bound; the number woken."""
     world = _host().world()
     transact(world.engine, partial(portals.ensure_default, webhook_url=world.settings.webhook_url))
-    transact(world.engine, lanes.wake)
+    transact(world.engine, taking.wake)
     with world.engine.connect() as connection:
-        due = lanes.due(connection)
+        due = taking.due(connection)
     woken = min(due, world.settings.pump_width)
     for _ in range(woken):
         # A ring that nobody heard within an interval is followed by the next one.

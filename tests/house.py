@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Engine, Table, insert, select, update
 
 from b24sync.edge import tables
 from b24sync.edge.database import now_ms, reading, writing
-from b24sync.edge.lanes import Lane, take
+from b24sync.edge.lanes import Lane
 from b24sync.edge.portal import PortalClient
+from b24sync.edge.taking import take
 from b24sync.edge.tokens import Keyring
 from b24sync.settings import Settings
 from b24sync.world import World

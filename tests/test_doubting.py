@@ -19,7 +19,7 @@ from b24sync.core.surroundings import NO_FACTS
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.looking import look
 from b24sync.drain.reconciling import Doubts, decide_doubts
-from b24sync.edge import deciding, lanes, tables, tenants
+from b24sync.edge import deciding, tables, taking, tenants
 from b24sync.edge.database import reading, transact, writing
 from b24sync.edge.lanes import Lane
 from b24sync.sandbox import Sandbox
@@ -194,7 +194,7 @@ def test_when_the_portal_has_surely_stopped_the_lane_is_due_by_itself(
     change(house, tables.outbox, {"due_at": then["quiet_until"]})
     change(house, tables.lane, {"next_due_at": then["quiet_until"]})
     with reading(house) as connection:
-        due = lanes.due(connection)
+        due = taking.due(connection)
     drain(world, Order())
 
     assert until == batch["quiet_until"] > batch["sending_at"] + 60_000
@@ -213,10 +213,10 @@ def test_a_lane_that_nobody_has_left_due_is_woken_for_what_is_in_doubt(
     change(house, tables.lane, {"next_due_at": None, "breaker_until": 0})
 
     with writing(house) as connection:
-        early = lanes.wake(connection)
+        early = taking.wake(connection)
     change(house, tables.batch, {"quiet_until": 1})
     with writing(house) as connection:
-        woken = lanes.wake(connection)
+        woken = taking.wake(connection)
     drain(world, Order())
 
     assert (early, woken) == (0, 1)

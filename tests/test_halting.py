@@ -19,7 +19,7 @@ from sqlalchemy import Engine, delete, insert, update
 from b24sync.core.model import HaltMode, Ref
 from b24sync.core.refs import stored
 from b24sync.drain import Order, Tally, drain
-from b24sync.edge import deciding, lanes, tables
+from b24sync.edge import deciding, tables, taking
 from b24sync.edge.database import make_engine, reading, writing
 from b24sync.edge.tokens import Keyring, new_key
 from b24sync.sandbox import Sandbox
@@ -767,7 +767,7 @@ def test_a_lane_that_stands_still_goes_on_when_its_row_is_over(house: Engine, le
 def _due(engine: Engine) -> tuple[int, int | None]:
     """How many lanes could be taken now, and in how many milliseconds one can."""
     with reading(engine) as connection:
-        return lanes.due(connection), lanes.next_due_ms(connection)
+        return taking.due(connection), taking.next_due_ms(connection)
 
 
 def test_a_row_that_fails_again_stops_its_lane_again(house: Engine) -> None:

@@ -30,7 +30,7 @@ from b24sync.cli.layout import (
 from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome, RowState
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.probing import probe
-from b24sync.edge import lanes, stories, tenants, views
+from b24sync.edge import stories, taking, tenants, views
 from b24sync.edge.database import reading
 from b24sync.edge.stories import ResultView
 from b24sync.edge.views import Backlog, Overview, StopView
@@ -239,7 +239,7 @@ def _waits(backlog: Backlog) -> bool:
 def _wait(run: _Run) -> None:
     """Rest until a lane is due, a second at the most; a signal ends it."""
     with reading(run.world.engine) as connection:
-        due_ms = lanes.next_due_ms(connection, run.order.portal)
+        due_ms = taking.next_due_ms(connection, run.order.portal)
     wait_s = LONGEST_WAIT_S if due_ms is None else min(LONGEST_WAIT_S, due_ms / 1000)
     # A lane that somebody else owns is due all the time; looking ten times a second is enough.
     run.stopped.wait(max(0.1, wait_s))

@@ -28,7 +28,7 @@ from b24sync.drain.orders import Order, Pass, Tally, milliseconds
 from b24sync.drain.reconciling import decide_doubts
 from b24sync.drain.renewing import usable_credential
 from b24sync.drain.sending import dispatch
-from b24sync.edge import lanes, ledger, suspects, tenants
+from b24sync.edge import lanes, ledger, rates, suspects, taking
 from b24sync.edge.guards import Raced
 from b24sync.edge.lanes import Lane
 from b24sync.world import Step, World
@@ -83,7 +83,7 @@ def drain(
     run = _Run(
         world=world, order=order, begun_s=world.clock(), stopping=stopping, watching=watching
     )
-    world.transact(Step.WAKE, partial(lanes.wake, code=order.portal))
+    world.transact(Step.WAKE, partial(taking.wake, code=order.portal))
     total = Tally()
     # Lanes with nothing for this run: of other kinds they may be due for ever.
     idle: set[tuple[str, int]] = set()
@@ -102,13 +102,13 @@ def _taken(world: World, order: Order, idle: Collection[tuple[str, int]]) -> Lan
     lease_ms = milliseconds(world.settings.lease_s)
     return world.transact(
         Step.TAKE,
-        partial(lanes.take, owner=world.owner, lease_ms=lease_ms, code=order.portal, without=idle),
+        partial(taking.take, owner=world.owner, lease_ms=lease_ms, code=order.portal, without=idle),
     )
 
 
 def _is_due(world: World, order: Order) -> bool:
     with world.engine.connect() as connection:
-        return lanes.due(connection, order.portal) > 0
+        return taking.due(connection, order.portal) > 0
 
 
 def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
@@ -172,7 +172,7 @@ def _probed(world: World, mine: Lane) -> Pass:
     Only one that answers is sent anything, so that a lost request speaks of itself, and a portal
     that is down for an hour puts one batch in doubt and not hundreds.
     """
-    wait_ms = world.transact(Step.LEARN, partial(tenants.spend, of=mine.tenant))
+    wait_ms = world.transact(Step.LEARN, partial(rates.spend, of=mine.tenant))
     if wait_ms > 0:
         return Pass(tally=Tally(), goes_on=False, rest_ms=wait_ms)
     return _asked(world, mine, NO_FACTS, (PROBE,))

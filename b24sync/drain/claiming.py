@@ -31,7 +31,7 @@ from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.reconsidering import reconsidered
-from b24sync.edge import lanes, ledger, suspects, tenants, unsent
+from b24sync.edge import budgets, lanes, ledger, rates, suspects, tenants, unsent
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import read_links
 from b24sync.world import World
@@ -179,7 +179,7 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
         around=Surroundings(
             kinds=world.settings.kinds,
             policies=world.settings.policies,
-            blocked=tenants.blocked_methods(connection, mine.tenant),
+            blocked=budgets.blocked_methods(connection, mine.tenant),
             facts=facts,
             now_ms=now_ms,
         ),
@@ -190,7 +190,7 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
         lanes.stop(connection, mine, gathered.stopped_by)
         return Rest(tally=gathered.tally, stops=True)
     if gathered.questions:
-        wait_ms = tenants.spend(connection, mine.tenant)
+        wait_ms = rates.spend(connection, mine.tenant)
         asked = tuple(gathered.questions[: world.settings.batch_size])
         return (
             Rest(tally=gathered.tally, rest_ms=wait_ms)
@@ -358,7 +358,7 @@ def _tally(aside: Plan) -> Tally:
 def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
     """One batch of these commands, paid for and written down."""
     verifies = any(command.said is not None for command in gathered.commands)
-    wait_ms = tenants.spend(desk.connection, desk.mine.tenant, requests=2 if verifies else 1)
+    wait_ms = rates.spend(desk.connection, desk.mine.tenant, requests=2 if verifies else 1)
     if wait_ms > 0:
         return Rest(tally=gathered.tally, rest_ms=wait_ms)
     strict = desk.mode is HaltMode.STRICT

@@ -16,7 +16,7 @@ from b24sync.core.lifecycle import breaker_ms, deferral_ms, portal_state_after
 from b24sync.core.model import Batch, Fault, FaultKind, PortalState, Reply
 from b24sync.core.probes import Age, next_probe_ms
 from b24sync.core.replies import method_times
-from b24sync.edge import credentials, tenants
+from b24sync.edge import budgets, credentials, rates, tenants
 from b24sync.edge.lanes import Lane
 from b24sync.edge.tenants import Tenant
 from b24sync.edge.tokens import AuthKind
@@ -53,7 +53,7 @@ def heed_portal(
     Writes: bucket; portal.
     """
     if whole.kind is FaultKind.RATE:
-        tenants.fill(connection, mine.tenant)
+        rates.fill(connection, mine.tenant)
         return
     if credentials.is_for_renewal(mine.tenant, whole):
         credentials.refuse(connection, mine.tenant.code, mine.tenant.token_version)
@@ -158,5 +158,5 @@ def heed_methods(
         rest_ms = deferral_ms(
             fault, retry_at_ms=times[name].reset_at_ms, now_ms=now_ms, jitter=world.chance()
         )
-        tenants.block_methods(connection, mine.tenant, [name], until_ms=now_ms + rest_ms)
+        budgets.block_methods(connection, mine.tenant, [name], until_ms=now_ms + rest_ms)
     log.info("methods_blocked portal=%s methods=%s", mine.tenant.code, ",".join(blocked))

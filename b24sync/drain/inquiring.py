@@ -17,7 +17,7 @@ from b24sync.core.model import Batch, Command, FaultKind, Operation, Outcome, Re
 from b24sync.core.replies import answers, interpret, method_times, whole_fault
 from b24sync.drain import renewing
 from b24sync.drain.renewing import Resting, Unusable
-from b24sync.edge import tenants
+from b24sync.edge import budgets, rates, tenants
 from b24sync.edge.database import transact
 from b24sync.edge.portal import Credential
 from b24sync.edge.tenants import Tenant
@@ -97,11 +97,11 @@ def _pay(connection: Connection, of: Tenant, batch: Batch, reserve: float) -> No
     """
     if tenants.now_if_active(connection, of) is None:
         raise NotNow("paused")
-    blocked = tenants.blocked_methods(connection, of)
+    blocked = budgets.blocked_methods(connection, of)
     until = [blocked[c.method] for c in batch.commands if c.method in blocked]
     if until:
         raise NotNow("method_time", max(1, max(until) - tenants.clock(connection)))
-    wait_ms = tenants.spend(connection, of, reserve=reserve)
+    wait_ms = rates.spend(connection, of, reserve=reserve)
     if wait_ms > 0:
         raise NotNow("rate", wait_ms)
 
@@ -135,8 +135,8 @@ def _heed(connection: Connection, of: Tenant, batch: Batch, reply: Reply) -> Non
     """
     whole = whole_fault(batch, reply)
     if whole is not None and whole.kind is FaultKind.RATE:
-        tenants.fill(connection, of)
+        rates.fill(connection, of)
     blocked = [name for name, time in method_times(batch, reply).items() if time.is_blocked]
     if blocked:
         until_ms = tenants.clock(connection) + METHOD_PAUSE_MS + METHOD_GRACE_MS
-        tenants.block_methods(connection, of, blocked, until_ms=until_ms)
+        budgets.block_methods(connection, of, blocked, until_ms=until_ms)

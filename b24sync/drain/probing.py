@@ -32,7 +32,7 @@ from b24sync.core.probes import Age, next_probe_ms
 from b24sync.core.replies import interpret, whole_fault
 from b24sync.drain import heeding, renewing
 from b24sync.drain.renewing import Resting, Unusable
-from b24sync.edge import probes, tenants
+from b24sync.edge import probes, rates, tenants
 from b24sync.edge.portal import Credential
 from b24sync.edge.probes import Stopped
 from b24sync.world import Moment, Step, World
@@ -140,7 +140,7 @@ def _heed(
     """The portal complains still, or of something else, or from another address."""
     of = stopped.tenant
     if whole.kind is FaultKind.RATE:
-        tenants.fill(connection, of)
+        rates.fill(connection, of)
     reason = tenants.reason_of(whole)
     if whole.kind is FaultKind.MOVED:
         decision = heeding.heed_redirect(

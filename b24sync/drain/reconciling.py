@@ -20,7 +20,7 @@ from b24sync.core.policies import DoubtPolicy, policy_of
 from b24sync.core.settlement import Settlement
 from b24sync.core.surroundings import Entity, Facts
 from b24sync.drain.orders import Tally, milliseconds
-from b24sync.edge import adopting, doubts, lanes, tenants
+from b24sync.edge import adopting, budgets, doubts, lanes, rates, tenants
 from b24sync.edge.adopting import KnownRecord
 from b24sync.edge.doubts import InDoubt
 from b24sync.edge.lanes import Lane
@@ -127,9 +127,9 @@ def _asked(
     """The questions that may be put now; all of them come back, if nothing is heard of them."""
     if not asking:
         return Doubts(tally=tally)
-    blocked = tenants.blocked_methods(connection, mine.tenant)
+    blocked = budgets.blocked_methods(connection, mine.tenant)
     questions = tuple(question for _, question in asking if question.method not in blocked)
-    wait_ms = tenants.spend(connection, mine.tenant) if questions else 0
+    wait_ms = rates.spend(connection, mine.tenant) if questions else 0
     if wait_ms > 0:
         return Doubts(tally=tally, wait_ms=wait_ms)
     batches = {doubt.batch_id for doubt, _ in asking}

@@ -29,7 +29,7 @@ from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RowEvent
 from b24sync.core.model import Operation, ResultOutcome, Row, RowState
 from b24sync.core.settlement import Settlement
-from b24sync.edge import adopting, lanes, tenants
+from b24sync.edge import adopting, taking, tenants
 from b24sync.edge.adopting import KnownRecord
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import Raced, row_guard, row_of
@@ -389,5 +389,5 @@ def _let_lane_go(connection: Connection, row: Row) -> bool:
     freed = connection.execute(
         update(lane).where(*_lane_of(row), lane.c.stopped_by == row.id).values(stopped_by=None)
     )
-    lanes.wake(connection, row.portal)
+    taking.wake(connection, row.portal)
     return freed.rowcount == 1

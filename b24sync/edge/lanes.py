@@ -1,21 +1,16 @@
-"""Who may drain which portal now, and in which order among tenants.
+"""What the owner of a lane does with it.
 
 A lane is (portal, shard). One worker owns it at a time, by a lease whose epoch grows with every
 owner; each statement of an owner names its epoch, so that an owner who was away too long writes
-nothing. Lanes are taken in the order of their virtual time, which grows with what they were
-served: a tenant with a million rows cannot stand before one with a single row for ever.
-
-Whether rows are due is found out here, by looking, and never by touching a lane inside the
-transaction of an application.
+nothing. Who becomes the next owner is found in ``taking``.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
     and_,
     case,
     exists,
@@ -27,16 +22,13 @@ from sqlalchemy import (
     update,
 )
 
-from b24sync.core.model import BatchState, PortalState, RowState
-from b24sync.edge.database import insert_missing, now_ms, skip_locked
-from b24sync.edge.tables import batch, lane, outbox, portal
-from b24sync.edge.tenants import Tenant, tenant
+from b24sync.core.model import BatchState, RowState
+from b24sync.edge.database import now_ms
+from b24sync.edge.tables import batch, lane, outbox
+from b24sync.edge.tenants import Tenant
 
 SILENT = "half_open"
 """The breaker of a lane whose portal told nothing: one harmless question goes first."""
-
-CANDIDATES = 16
-"""How many lanes a taker tries of which others may be taking the first at the same moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +66,7 @@ def _mine(mine: Lane) -> ColumnElement[bool]:
     )
 
 
-def _is_active() -> ColumnElement[bool]:
-    active = select(portal.c.code).where(portal.c.state == PortalState.ACTIVE)
-    return lane.c.portal.in_(active)
-
-
-def _is_free() -> ColumnElement[bool]:
-    return and_(
-        or_(lane.c.lease_until.is_(None), lane.c.lease_until < _now()),
-        or_(lane.c.breaker_until.is_(None), lane.c.breaker_until <= _now()),
-        ~_is_stopped(),
-    )
-
-
-def _is_stopped() -> ColumnElement[bool]:
+def is_stopped() -> ColumnElement[bool]:
     """Whether a row of the lane rests on which a person, or a late answer, has to decide.
 
     Read from the row itself: however it goes on or leaves, the lane goes on with it.
@@ -102,196 +81,6 @@ def _is_stopped() -> ColumnElement[bool]:
             ),
         )
     )
-
-
-def _doubtful() -> ColumnElement[bool]:
-    """Batches of a lane in doubt, found by the index of open ones."""
-    return and_(
-        batch.c.portal == lane.c.portal,
-        batch.c.lane == lane.c.lane,
-        batch.c.closed_at.is_(None),
-        batch.c.state == str(BatchState.DOUBT),
-    )
-
-
-def wake(connection: Connection, code: str | None = None) -> int:
-    """Mark lanes as due in which rows wait that nobody has noticed yet.
-
-    Shape: the number of lanes marked, of one portal or of all.
-    Writes: lane, where it is not due and its portal is active; and a lane that rows name and that
-    its portal does not have yet.
-    """
-    _complete(connection, code)
-    waits = exists(
-        select(literal(1)).where(
-            outbox.c.portal == lane.c.portal,
-            outbox.c.lane == lane.c.lane,
-            outbox.c.state == RowState.READY,
-            outbox.c.due_at <= _now(),
-        )
-    )
-    in_doubt = exists(select(literal(1)).where(_doubtful(), batch.c.quiet_until <= _now()))
-    asleep = select(lane.c.portal, lane.c.lane).where(
-        or_(lane.c.next_due_at.is_(None), lane.c.next_due_at > _now()),
-        _is_active(),
-        or_(waits, in_doubt),
-    )
-    if code is not None:
-        asleep = asleep.where(lane.c.portal == code)
-    found = connection.execute(asleep).all()
-    if not found:
-        return 0
-    # An idle lane enters at the present, or it would be owed for the time it had nothing to do.
-    present = connection.execute(
-        select(func.min(lane.c.vtime)).where(lane.c.next_due_at.is_not(None))
-    ).scalar()
-    floor = float(present or 0.0)
-    for name, number in found:
-        connection.execute(
-            update(lane)
-            .where(lane.c.portal == name, lane.c.lane == number)
-            .values(
-                next_due_at=_now(),
-                wake_seq=lane.c.wake_seq + 1,
-                vtime=case((lane.c.vtime < floor, floor), else_=lane.c.vtime),
-            )
-        )
-    return len(found)
-
-
-def _complete(connection: Connection, code: str | None) -> None:
-    """Make the lanes that ready rows of known portals name, or nobody would ever drain them.
-
-    From each lane one look at the index finds the next one that has rows, however many there are.
-    """
-    before = union_all(
-        select(lane.c.portal, lane.c.lane), select(portal.c.code, literal(-1))
-    ).subquery("before")
-    following = (
-        select(func.min(outbox.c.lane))
-        .where(
-            outbox.c.portal == before.c.portal,
-            outbox.c.lane > before.c.lane,
-            outbox.c.state == RowState.READY,
-        )
-        .scalar_subquery()
-    )
-    named = select(before.c.portal, following.label("lane")).subquery("named")
-    is_there = exists(
-        select(literal(1)).where(lane.c.portal == named.c.portal, lane.c.lane == named.c.lane)
-    )
-    missing = select(named).distinct().where(named.c.lane.is_not(None), ~is_there)
-    if code is not None:
-        missing = missing.where(named.c.portal == code)
-    while found := connection.execute(missing).all():
-        insert_missing(connection, lane, [{"portal": p, "lane": number} for p, number in found])
-
-
-def due(connection: Connection, code: str | None = None) -> int:
-    """How many lanes could be taken now.
-
-    Writes: nothing.
-    """
-    statement = (
-        select(func.count())
-        .select_from(lane)
-        .where(lane.c.next_due_at <= _now(), _is_free(), _is_active())
-    )
-    if code is not None:
-        statement = statement.where(lane.c.portal == code)
-    return int(connection.execute(statement).scalar_one())
-
-
-def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
-    """Milliseconds until a lane of an active portal can be taken; ``None``, none is known to.
-
-    Writes: nothing.
-    """
-    at = case(
-        (
-            and_(lane.c.breaker_until.is_not(None), lane.c.breaker_until > lane.c.next_due_at),
-            lane.c.breaker_until,
-        ),
-        else_=lane.c.next_due_at,
-    )
-    statement = select(func.min(at), _now()).where(
-        lane.c.next_due_at.is_not(None), _is_active(), ~_is_stopped()
-    )
-    if code is not None:
-        statement = statement.where(lane.c.portal == code)
-    first, now = connection.execute(statement).one()
-    return None if first is None else max(0, int(first) - int(now))
-
-
-def take(
-    connection: Connection,
-    *,
-    owner: str,
-    lease_ms: int,
-    code: str | None = None,
-    without: Collection[tuple[str, int]] = (),
-) -> Lane | None:
-    """Own the fairest lane that is due and free, or none.
-
-    Shape: ``without`` are portal and number of lanes that are passed over.
-    Units: ``lease_ms`` milliseconds from now; short, since nothing is in flight yet.
-    Writes: lane, guarded by its epoch; in the caller's transaction.
-    """
-    found = _locked(connection, code, without)
-    if found is None:
-        return None
-    crashes = 0 if found["lease_until"] is None else found["crashes"] + 1
-    taken = connection.execute(
-        update(lane)
-        .where(
-            lane.c.portal == found["portal"],
-            lane.c.lane == found["lane"],
-            lane.c.lease_epoch == found["lease_epoch"],
-        )
-        .values(
-            lease_epoch=lane.c.lease_epoch + 1,
-            lease_until=_now() + lease_ms,
-            lease_owner=owner[:255],
-            crashes=crashes,
-        )
-    )
-    if taken.rowcount != 1:
-        return None
-    return Lane(
-        tenant=tenant(connection, found["portal"]),
-        lane=found["lane"],
-        epoch=found["lease_epoch"] + 1,
-        wake_seq=found["wake_seq"],
-        open_batch_id=found["open_batch_id"],
-        fail_streak=found["fail_streak"],
-        first_rows=tuple(found["first_rows"] or ()),
-        stopped_by=found["stopped_by"],
-        crashes=crashes,
-        suspects=tuple(found["suspects"] or ()),
-        is_silent=found["breaker"] == SILENT,
-    )
-
-
-def _locked(
-    connection: Connection, code: str | None, without: Collection[tuple[str, int]]
-) -> RowMapping | None:
-    """The fairest lane that nobody else is taking at this moment, locked by its key.
-
-    Ordered and locked in one statement, MariaDB and MySQL lock every lane that they sort.
-    """
-    is_takeable = and_(lane.c.next_due_at <= _now(), _is_free(), _is_active())
-    fairest = select(lane.c.portal, lane.c.lane).where(is_takeable)
-    if code is not None:
-        fairest = fairest.where(lane.c.portal == code)
-    for name, number in without:
-        fairest = fairest.where(or_(lane.c.portal != name, lane.c.lane != number))
-    fairest = fairest.order_by(lane.c.priority, lane.c.vtime, lane.c.portal).limit(CANDIDATES)
-    for name, number in connection.execute(fairest).all():
-        this = select(lane).where(lane.c.portal == name, lane.c.lane == number, is_takeable)
-        found = connection.execute(skip_locked(this)).mappings().first()
-        if found is not None:
-            return found
-    return None
 
 
 def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
@@ -351,7 +140,7 @@ def stands_still(connection: Connection, mine: Lane) -> bool:
     if mine.stopped_by is None:
         return False
     goes_on = connection.execute(
-        update(lane).where(_mine(mine), ~_is_stopped()).values(stopped_by=None)
+        update(lane).where(_mine(mine), ~is_stopped()).values(stopped_by=None)
     )
     return goes_on.rowcount == 0
 

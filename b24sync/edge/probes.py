@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 
 from b24sync.core.model import PortalState
 from b24sync.core.probes import SCHEDULES, Age
-from b24sync.edge import tenants
+from b24sync.edge import rates, tenants
 from b24sync.edge.database import now_ms
 from b24sync.edge.tables import portal
 from b24sync.edge.tenants import Tenant
@@ -80,7 +80,7 @@ def take(
     )
     if taken.rowcount != 1:
         return None
-    wait_ms = tenants.spend(connection, stopped.tenant)
+    wait_ms = rates.spend(connection, stopped.tenant)
     if wait_ms > 0:
         later = {"probe_at": _now() + wait_ms, "probes": row["probes"]}
         connection.execute(update(portal).where(portal.c.code == code).values(**later))

@@ -1,24 +1,20 @@
-"""What a lane's owner must know of its portal, and how fast that portal may be called.
+"""What a lane's owner must know of its portal.
 
-The rate is one row that all workers pour into by one guarded statement, so that together they keep
-it; a method that the portal refused for time rests for everybody. A portal with a trouble that a
-person must look at is paused, with the reason, and called by nobody until it is resumed; what may
-pass by itself is asked now and then (``drain.probing``). One that has moved is called where it is
-now.
+A portal with a trouble that a person must look at is paused, with the reason, and called by nobody
+until it is resumed; what may pass by itself is asked now and then (``drain.probing``). One that has
+moved is called where it is now. How fast it may be called is in ``rates`` and ``budgets``.
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from b24sync.core.hosts import trail_of
-from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, HaltMode, PortalState
 from b24sync.core.refs import is_mapping
-from b24sync.edge.database import insert_missing, now_ms, upsert
-from b24sync.edge.tables import bucket, lane, method_budget, portal
+from b24sync.edge.database import now_ms
+from b24sync.edge.tables import lane, portal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,126 +100,6 @@ def now_if_active(connection: Connection, of: Tenant) -> int | None:
     """
     now = select(_now()).where(portal.c.code == of.code, portal.c.state == PortalState.ACTIVE)
     return connection.execute(now.select_from(portal)).scalar()
-
-
-def spend(connection: Connection, of: Tenant, *, requests: int = 1, reserve: float = 0.0) -> int:
-    """Take requests out of the portal's rate; 0, or the milliseconds until they fit.
-
-    A bucket that cannot hold them all at once is filled by the one request that fits.
-
-    Writes: bucket, by one guarded statement, so that all workers together keep the rate.
-    """
-    # As if the others were kept free; they are poured in with the first.
-    more = min(requests - 1, max(0, int(of.rate_x - reserve) - 1))
-    reserve += more
-    if _poured(connection, of, reserve, 1 + more):
-        return 0
-    wait_ms = _until_one_fits(connection, of, reserve)
-    if wait_ms is not None:
-        return wait_ms
-    # The first request of a portal: whoever brings the bucket, each pours into the same one.
-    empty = {"portal": of.code, "egress_group": of.egress_group}
-    insert_missing(connection, bucket, [empty])
-    return 0 if _poured(connection, of, reserve, 1 + more) else 1
-
-
-def _poured(connection: Connection, of: Tenant, reserve: float, requests: int) -> bool:
-    now, then = _now(), bucket.c.updated_at
-    # A clock that went back lets nothing leak, and must not make the bucket forget.
-    elapsed_ms = case((now > then, now - then), else_=0)
-    leaked = bucket.c.level - of.rate_y * elapsed_ms / 1000.0
-    level = case((leaked > 0, leaked), else_=0.0)
-    spent = connection.execute(
-        update(bucket)
-        .where(
-            bucket.c.portal == of.code,
-            bucket.c.egress_group == of.egress_group,
-            or_(bucket.c.blocked_until.is_(None), bucket.c.blocked_until <= _now()),
-            level + 1 <= of.rate_x - reserve,
-        )
-        # In this order: MySQL's later assignments see what the earlier ones have changed.
-        .ordered_values(
-            (bucket.c.level, level + requests),
-            (bucket.c.updated_at, case((now > then, now), else_=then)),
-        )
-    )
-    return spent.rowcount == 1
-
-
-def _until_one_fits(connection: Connection, of: Tenant, reserve: float) -> int | None:
-    """Milliseconds, at least one; ``None``, there is no bucket yet."""
-    row = (
-        connection.execute(
-            select(bucket, _now().label("now")).where(
-                bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group
-            )
-        )
-        .mappings()
-        .first()
-    )
-    if row is None:
-        return None
-    value = Bucket(
-        level=row["level"],
-        capacity=of.rate_x - reserve,
-        leak_per_s=of.rate_y,
-        updated_at_ms=row["updated_at"],
-    )
-    blocked_ms = (row["blocked_until"] or 0) - row["now"]
-    return max(1, value.wait_ms(int(row["now"])), int(blocked_ms))
-
-
-def fill(connection: Connection, of: Tenant) -> None:
-    """Believe the portal that its rate is used up, whatever was counted here.
-
-    Writes: bucket.
-    """
-    connection.execute(
-        update(bucket)
-        .where(bucket.c.portal == of.code, bucket.c.egress_group == of.egress_group)
-        .values(level=of.rate_x, updated_at=_now())
-    )
-
-
-def blocked_methods(connection: Connection, of: Tenant) -> Mapping[str, int]:
-    """The methods that the portal refuses for time, with the end of each.
-
-    Units: epoch milliseconds.
-    Writes: nothing.
-    """
-    found = connection.execute(
-        select(method_budget.c.method, method_budget.c.blocked_until).where(
-            method_budget.c.portal == of.code,
-            method_budget.c.app_id == of.app_id,
-            method_budget.c.blocked_until > _now(),
-        )
-    )
-    return {method: int(until) for method, until in found}
-
-
-def block_methods(
-    connection: Connection, of: Tenant, methods: Sequence[str], *, until_ms: int
-) -> None:
-    """Leave these methods alone until then.
-
-    Writes: method_budget.
-    """
-    upsert(
-        connection,
-        method_budget,
-        [
-            {
-                "portal": of.code,
-                "app_id": of.app_id,
-                "method": method,
-                "operating_s": 0.0,
-                "blocked_until": until_ms,
-            }
-            for method in methods
-        ],
-        keys=("portal", "app_id", "method"),
-        update=lambda new: {"blocked_until": new("blocked_until")},
-    )
 
 
 def pause(

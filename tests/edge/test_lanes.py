@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, FaultKind, HaltMode, PortalState
-from b24sync.edge import lanes, tables, tenants
+from b24sync.edge import budgets, lanes, rates, tables, taking, tenants
 from b24sync.edge.database import transact, writing
 from b24sync.edge.lanes import Lane
 from b24sync.edge.tenants import Tenant
@@ -27,7 +27,7 @@ from tests.house import (
 
 def _wake(engine: Engine, code: str | None = None) -> int:
     with writing(engine) as connection:
-        return lanes.wake(connection, code)
+        return taking.wake(connection, code)
 
 
 def _release(engine: Engine, mine: Lane, *, served: int = 0, rest_ms: int | None = None) -> None:
@@ -41,7 +41,7 @@ def _tenant(engine: Engine, code: str = "default") -> Tenant:
 
 
 def _spend(engine: Engine, of: Tenant, *, reserve: float = 0.0) -> int:
-    return transact(engine, lambda connection: tenants.spend(connection, of, reserve=reserve))
+    return transact(engine, lambda connection: rates.spend(connection, of, reserve=reserve))
 
 
 def _lane(engine: Engine, code: str = "default") -> dict[str, object]:
@@ -222,8 +222,8 @@ def test_lanes_can_be_passed_over(engine: Engine) -> None:
     add_portal(engine, "b", next_due_at=0)
 
     with writing(engine) as connection:
-        mine = lanes.take(connection, owner="x", lease_ms=FAR_MS, without=[("a", 0)])
-        nobody = lanes.take(connection, owner="x", lease_ms=FAR_MS, without=[("a", 0), ("b", 0)])
+        mine = taking.take(connection, owner="x", lease_ms=FAR_MS, without=[("a", 0)])
+        nobody = taking.take(connection, owner="x", lease_ms=FAR_MS, without=[("a", 0), ("b", 0)])
 
     assert mine is not None
     assert (mine.tenant.code, nobody) == ("b", None)
@@ -246,7 +246,7 @@ def test_a_portal_that_is_not_active_is_neither_woken_nor_taken(
     assert woken == 0
     assert maybe_taken(engine) is None
     with writing(engine) as connection:
-        assert (lanes.due(connection), lanes.next_due_ms(connection)) == (0, None)
+        assert (taking.due(connection), taking.next_due_ms(connection)) == (0, None)
 
 
 def test_the_first_reason_of_a_pause_stays(engine: Engine) -> None:
@@ -380,11 +380,11 @@ def test_what_is_due_is_counted_and_what_comes_next_is_known(engine: Engine) -> 
     add_portal(engine, "never")
 
     with writing(engine) as connection:
-        due = lanes.due(connection)
-        soon = lanes.next_due_ms(connection, "soon")
-        at_once = lanes.next_due_ms(connection)
-        never = lanes.next_due_ms(connection, "never")
-        struck = lanes.next_due_ms(connection, "struck")
+        due = taking.due(connection)
+        soon = taking.next_due_ms(connection, "soon")
+        at_once = taking.next_due_ms(connection)
+        never = taking.next_due_ms(connection, "never")
+        struck = taking.next_due_ms(connection, "struck")
 
     assert (due, at_once, never) == (1, 0, None)
     assert soon is not None
@@ -479,7 +479,7 @@ def test_the_portal_is_believed_when_it_says_that_the_rate_is_used_up(engine: En
     _spend(engine, of)
 
     with writing(engine) as connection:
-        tenants.fill(connection, of)
+        rates.fill(connection, of)
 
     assert one(engine, tables.bucket)["level"] == 10
     assert 1_000 < _spend(engine, of) <= 2_000
@@ -513,12 +513,12 @@ def test_methods_are_blocked_for_their_portal_until_a_time(engine: Engine) -> No
     now = database_now(engine)
 
     with writing(engine) as connection:
-        tenants.block_methods(connection, of, ["crm.item.add", "crm.item.update"], until_ms=now + 1)
-        tenants.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
-        tenants.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
-        tenants.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
-        blocked = tenants.blocked_methods(connection, of)
-        others = tenants.blocked_methods(connection, other)
+        budgets.block_methods(connection, of, ["crm.item.add", "crm.item.update"], until_ms=now + 1)
+        budgets.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
+        budgets.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
+        budgets.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
+        blocked = budgets.blocked_methods(connection, of)
+        others = budgets.blocked_methods(connection, other)
 
     assert blocked == {"crm.item.add": now + 60_000, "crm.item.update": now + 50_000}
     assert others == {}
@@ -591,7 +591,7 @@ def test_a_lane_that_stands_still_is_neither_due_nor_taken(
 
     assert maybe_taken(engine) is None
     with writing(engine) as connection:
-        assert (lanes.due(connection), lanes.next_due_ms(connection)) == (0, None)
+        assert (taking.due(connection), taking.next_due_ms(connection)) == (0, None)
     assert _lane(engine)["stopped_by"] == row_id
 
 
@@ -606,7 +606,7 @@ def test_a_lane_goes_on_with_the_row_that_it_stood_still_for(engine: Engine, lef
             connection.execute(tables.outbox.delete().where(tables.outbox.c.id == row_id))
 
     with writing(engine) as connection:
-        assert lanes.due(connection) == 1
+        assert taking.due(connection) == 1
     mine = taken(engine)
     with writing(engine) as connection:
         still = lanes.stands_still(connection, mine)

@@ -18,7 +18,7 @@ from b24sync.core.model import Batch, BatchState, Command, Operation, ResultOutc
 from b24sync.core.policies import Policy
 from b24sync.core.settlement import Settlement
 from b24sync.drain import Order, drain
-from b24sync.edge import lanes, ledger, tables
+from b24sync.edge import lanes, ledger, tables, taking
 from b24sync.edge.database import transact, writing
 from b24sync.edge.lanes import Lane
 from b24sync.edge.settling import settle
@@ -280,7 +280,7 @@ def test_a_taken_lane_does_not_hide_the_others(engine: Engine) -> None:
 
     with writing(engine) as first, writing(engine) as second, writing(engine) as third:
         for connection in (first, second, third):
-            mine = lanes.take(connection, owner="x", lease_ms=60_000)
+            mine = taking.take(connection, owner="x", lease_ms=60_000)
             codes.append("none" if mine is None else mine.tenant.code)
 
     assert codes == ["a", "b", "c"]

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from b24sync.core.errors import SettingsError
 from b24sync.core.model import HaltMode, PortalState
-from b24sync.edge import lanes, portals, tables, tenants
+from b24sync.edge import portals, tables, taking, tenants
 from b24sync.edge.database import reading, transact
 from b24sync.edge.portals import Address, Limits
 from tests.house import add_rows, change, maybe_taken, one, rows_of
@@ -33,7 +33,7 @@ def test_an_added_portal_can_be_drained_at_once(engine: Engine) -> None:
     """A portal is its own row, a lane to be taken and a bucket to be spent from."""
     is_new = add(engine)
     add_rows(engine, "c-1", portal="acme")
-    transact(engine, lanes.wake)
+    transact(engine, taking.wake)
     mine = maybe_taken(engine)
 
     assert is_new

@@ -24,7 +24,7 @@ OPEN = frozenset({BatchState.JOURNALLED, BatchState.SENDING, BatchState.DOUBT})
 NOBODY = -1
 
 STANDS_FOR = {
-    "takes the lane": "edge.lanes.take",
+    "takes the lane": "edge.taking.take",
     "deals with the open batch": "edge.ledger.recover",
     "claims the row": "drain.claiming.claim",
     "ends the cancelled row": "edge.unsent.set_aside",
