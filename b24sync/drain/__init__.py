@@ -21,7 +21,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from b24sync.core.model import HaltMode, Question
 from b24sync.core.surroundings import NO_FACTS, Facts
-from b24sync.drain import heeding
+from b24sync.drain import heeding, timing
 from b24sync.drain.claiming import Claim, Look, Ready, Rest, claim, note
 from b24sync.drain.looking import PROBE, Seen, look, patient
 from b24sync.drain.orders import Order, Pass, Tally, milliseconds
@@ -283,7 +283,7 @@ def _looked(
             return
         if mine.fail_streak:
             lanes.answered(connection, mine)
-        heeding.heed_methods(world, connection, mine, seen.batch, seen.reply)
+        timing.heed_methods(world, connection, mine, seen.batch, seen.reply)
         if seen.whole is not None:
             heeding.heed_portal(
                 connection, mine, seen.whole, seen.reply, trusted=world.settings.trusted_hosts

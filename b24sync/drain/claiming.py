@@ -31,7 +31,7 @@ from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.reconsidering import reconsidered
-from b24sync.edge import budgets, lanes, ledger, rates, suspects, tenants, unsent
+from b24sync.edge import budgets, lanes, ledger, rates, suspects, unsent
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import read_links
 from b24sync.world import World
@@ -168,8 +168,8 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
     """
     if not lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s)):
         return None
-    now_ms = tenants.now_if_active(connection, mine.tenant)
-    if now_ms is None or lanes.stands_still(connection, mine):
+    pace = budgets.read_pace(connection, mine.tenant)
+    if pace is None or lanes.stands_still(connection, mine):
         return Rest(stops=True)
     desk = _Desk(
         world=world,
@@ -179,9 +179,9 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
         around=Surroundings(
             kinds=world.settings.kinds,
             policies=world.settings.policies,
-            blocked=budgets.blocked_methods(connection, mine.tenant),
+            blocked=pace.blocked,
             facts=facts,
-            now_ms=now_ms,
+            now_ms=pace.now_ms,
         ),
         connection=connection,
     )

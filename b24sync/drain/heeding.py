@@ -13,10 +13,9 @@ from sqlalchemy import Connection
 from b24sync.core.faults import remedy
 from b24sync.core.hosts import Distrust, Move, Redirect, decide, steps
 from b24sync.core.lifecycle import breaker_ms, deferral_ms, portal_state_after
-from b24sync.core.model import Batch, Fault, FaultKind, PortalState, Reply
+from b24sync.core.model import Fault, FaultKind, PortalState, Reply
 from b24sync.core.probes import Age, next_probe_ms
-from b24sync.core.replies import method_times
-from b24sync.edge import budgets, credentials, rates, tenants
+from b24sync.edge import credentials, rates, tenants
 from b24sync.edge.lanes import Lane
 from b24sync.edge.tenants import Tenant
 from b24sync.edge.tokens import AuthKind
@@ -139,24 +138,3 @@ def tell_stop(of: Tenant, state: PortalState, code: str) -> None:
         code or "-",
         remedy(state, code, portal=of.code),
     )
-
-
-def heed_methods(
-    world: World, connection: Connection, mine: Lane, batch: Batch, reply: Reply
-) -> None:
-    """Methods that the portal refuses for time are left alone until it says.
-
-    Writes: method_budget.
-    """
-    times = method_times(batch, reply)
-    blocked = [name for name, time in times.items() if time.is_blocked]
-    if not blocked:
-        return
-    now_ms = tenants.clock(connection)
-    for name in blocked:
-        fault = Fault(code="", text="", kind=FaultKind.METHOD_TIME)
-        rest_ms = deferral_ms(
-            fault, retry_at_ms=times[name].reset_at_ms, now_ms=now_ms, jitter=world.chance()
-        )
-        budgets.block_methods(connection, mine.tenant, [name], until_ms=now_ms + rest_ms)
-    log.info("methods_blocked portal=%s methods=%s", mine.tenant.code, ",".join(blocked))

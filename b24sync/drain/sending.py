@@ -18,7 +18,7 @@ from b24sync.core.lifecycle import breaker_ms
 from b24sync.core.model import Fault, FaultKind, Outcome, Reply
 from b24sync.core.replies import interpret, unanswered, whole_fault
 from b24sync.core.settlement import Judging, Settlement, settlements
-from b24sync.drain import heeding
+from b24sync.drain import heeding, timing
 from b24sync.drain.claiming import Ready
 from b24sync.drain.looking import verified
 from b24sync.drain.orders import Pass, Tally, milliseconds
@@ -235,7 +235,7 @@ def _settle(
     if answer.stopped_by is not None:
         lanes.stop(connection, mine, answer.stopped_by)
     if reply is not None:
-        heeding.heed_methods(world, connection, mine, ready.batch, reply)
+        timing.heed_methods(world, connection, mine, ready.batch, reply)
     if whole is not None:
         heeding.heed_portal(connection, mine, whole, reply, trusted=world.settings.trusted_hosts)
     return settled

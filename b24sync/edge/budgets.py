@@ -2,11 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select
 
+from b24sync.core.model import PortalState
+from b24sync.core.pacing import Pace
 from b24sync.edge.database import now_ms, upsert
-from b24sync.edge.tables import method_budget
+from b24sync.edge.tables import method_budget, portal
 from b24sync.edge.tenants import Tenant
+
+
+def read_pace(connection: Connection, of: Tenant) -> Pace | None:
+    """What is known of the portal's limits now; ``None``, the portal was stopped.
+
+    Writes: nothing.
+    """
+    budget = and_(
+        method_budget.c.portal == portal.c.code,
+        method_budget.c.app_id == of.app_id,
+        method_budget.c.blocked_until > now_ms(),
+    )
+    found = connection.execute(
+        select(now_ms(), method_budget.c.method, method_budget.c.blocked_until)
+        .select_from(portal.outerjoin(method_budget, budget))
+        .where(portal.c.code == of.code, portal.c.state == PortalState.ACTIVE)
+    ).all()
+    if not found:
+        return None
+    blocked = {method: int(until) for _, method, until in found if method is not None}
+    return Pace(now_ms=int(found[0][0]), blocked=blocked)
 
 
 def blocked_methods(connection: Connection, of: Tenant) -> Mapping[str, int]:
