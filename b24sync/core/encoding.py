@@ -32,10 +32,22 @@ _MAX_BITS = (10**_MAX_DIGITS - 1).bit_length()
 _is_plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 _escape_runs = re.compile(r"[^A-Za-z0-9_.~-]+").sub
 
+_SHORT = 128
+"""Characters up to which byte after byte is faster than run after run."""
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-")
+_escape_of = [chr(c) if c in _UNRESERVED else f"%{c:02X}" for c in range(256)].__getitem__
+
+_REFERENCE = "%24result%5B"
+"""``$result[``, escaped."""
+
 # PHP turns dots and spaces of an outermost name into underscores and takes a bracket for nesting;
 # of an inner name only brackets are special, and one white space alone counts as no name at all.
 _is_outer_name = re.compile(r"[^ .\[\0]+").fullmatch
 _is_inner_name = re.compile(r"(?![ \t\n\v\f\r]\Z)[^\[\]\0]+").fullmatch
+
+_NO_BOOLEANS = frozenset({str, int, float, type(None), Decimal})
+"""What holds no boolean, however deep one looks."""
 
 _names_user_field = re.compile(r"UF_|uf[A-Z_]").match
 
@@ -57,12 +69,12 @@ def encode(params: Mapping[str, object]) -> str:
     return "&".join(pairs)
 
 
-def variables(params: Mapping[str, object]) -> int:
-    """Count the variables PHP will see, to be compared with ``MAX_VARIABLES``.
+def variables(query: str) -> int:
+    """Count the variables PHP will see in what ``encode`` wrote, to be compared with ``MAX_VARIABLES``.
 
     Raises: nothing.
     """
-    return sum(1 for _ in _leaves(params.values()))
+    return query.count("&") + 1 if query else 0
 
 
 def mentions_result(value: object) -> bool:
@@ -92,6 +104,14 @@ def entry(method: str, query: str) -> str:
     return f"{method}?{query}" if query else method
 
 
+def is_reference_in(query: str) -> bool:
+    """Say of what ``encode`` wrote whether a text in it looks like such a reference.
+
+    Raises: nothing.
+    """
+    return _REFERENCE in query
+
+
 def _write(name: str, value: object, pairs: list[str]) -> None:
     if isinstance(value, str):
         pairs.append(f"{name}={_text(name, value)}")
@@ -115,7 +135,11 @@ def _write_mapping(name: str, value: Mapping[object, object], pairs: list[str]) 
         bracket = _inner(key)
         if bracket is None:
             raise _refused_name(name, key)
-        _write(name + bracket, nested, pairs)
+        inner = name + bracket
+        if type(nested) is str and len(nested) <= _SHORT and _is_plain(nested):
+            pairs.append(f"{inner}={nested}")
+        else:
+            _write(inner, nested, pairs)
 
 
 def _may_nest(
@@ -156,6 +180,8 @@ def _number(name: str, value: float | Decimal) -> str:
 
 
 def _escaped(text: str) -> str:
+    if len(text) <= _SHORT:
+        return "".join(map(_escape_of, text.encode()))
     return _escape_runs(_escaped_run, text)
 
 
@@ -220,6 +246,8 @@ def _with_booleans(value: object, yes_no: tuple[str, str], depth: int) -> object
     if _is_list(value):
         return [_with_booleans(nested, yes_no, depth - 1) for nested in value]
     if _is_mapping(value):
+        if _NO_BOOLEANS.issuperset(map(type, value.values())):
+            return dict(value)
         return {
             key: _with_booleans(nested, _yes_no_of(key, yes_no), depth - 1)
             for key, nested in value.items()

@@ -135,14 +135,14 @@ def query_of(body: Mapping[str, object]) -> str:
 
     Raises: PlanError for more than it reads, or than fits a command.
     """
-    count = variables(body)
+    query = encode(body)
+    count = variables(query)
     if count > MAX_VARIABLES:
         raise PlanError(
             "too_many_values",
             "fields",
             f"{count} values in one command; a portal reads {MAX_VARIABLES} and drops the rest",
         )
-    query = encode(body)
     if len(query) > MAX_COMMAND_BYTES:
         raise PlanError(
             "too_large", "fields", f"{len(query)} bytes as a command; {MAX_COMMAND_BYTES} may be"

@@ -163,8 +163,7 @@ def _folded(table: _Table, row: Row) -> Fold:
     """The row and those that go with it, as one."""
     around = table.around
     behind = table.followers.get(row.id, ())
-    policy = policy_of(row.kind, around.policies)
-    if not behind or row.id in around.cut or not policy.merge or _is_sought(row, around):
+    if not behind or row.id in around.cut or not _merges(row, around):
         return Fold(row=row, row_ids=(row.id,))
     link = around.links.get((row.kind, row.key))
     if link is not None and link.state in (LinkState.DOUBT, LinkState.CONFLICT):
@@ -181,6 +180,11 @@ def _folded(table: _Table, row: Row) -> Fold:
         is_known=link is not None and link.remote_id is not None,
         is_resolved=is_resolved,
     )
+
+
+def _merges(row: Row, around: Surroundings) -> bool:
+    """Whether later rows may go with this one."""
+    return policy_of(row.kind, around.policies).merge and not _is_sought(row, around)
 
 
 def _is_sought(row: Row, around: Surroundings) -> bool:
@@ -221,9 +225,10 @@ def _put(table: _Table, whole: Fold) -> None:
     if until_ms > table.around.now_ms:
         table.postponed.append(Postponed(row_id=row.id, until_ms=until_ms))
         return
-    # A delete at the end is what became of the entity; the rows before it went with it.
-    last = whole.row_ids[-1:] if command.operation is Operation.DELETE else ()
-    command = replace(command, row_ids=whole.row_ids, lead=next(iter(last), None))
+    if len(whole.row_ids) > 1:
+        # A delete at the end is what became of the entity; the rows before it went with it.
+        lead = whole.row_ids[-1] if command.operation is Operation.DELETE else None
+        command = replace(command, row_ids=whole.row_ids, lead=lead)
     table.commands.append(command)
     is_maker = command.linked and command.operation is Operation.ADD and not command.alone
     if is_maker and command.id_path is not None:

@@ -82,7 +82,9 @@ def within(policy: Policy, kind: Kind) -> Policy:
     Raises: nothing.
     """
     match = None if _why_no_match(policy.match, kind) else policy.match
-    return replace(policy, match=match, verify=policy.verify and not _why_no_verify(kind))
+    verify = policy.verify and not _why_no_verify(kind)
+    is_possible = match == policy.match and verify == policy.verify
+    return policy if is_possible else replace(policy, match=match, verify=verify)
 
 
 def declared_policies(

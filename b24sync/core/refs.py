@@ -7,12 +7,15 @@ their place.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import TypeGuard
 
 from b24sync.core.errors import PlanError
 from b24sync.core.model import Ref
 
 MARK = "$ref"
+
+_LEAVES = frozenset({str, int, float, bool, type(None), Decimal})
 
 KIND_LENGTH = 64
 KEY_LENGTH = 190
@@ -30,12 +33,21 @@ def stored(ref: Ref) -> dict[str, object]:
 
 def is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
     """Whether a decoded JSON value is an object; its keys are text by the nature of JSON."""
-    return isinstance(value, Mapping)
+    # The sort that JSON is decoded to is told apart first: the other question is a slow one.
+    return isinstance(value, dict | Mapping)
 
 
 def is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...]]:
     """Whether a decoded JSON value is a list."""
     return isinstance(value, list | tuple)
+
+
+def is_flat(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether a decoded JSON value is an object of plain values, as most changes are.
+
+    A short cut for those who would look into each part: there is no reference in it.
+    """
+    return is_mapping(value) and _LEAVES.issuperset(map(type, value.values())) and MARK not in value
 
 
 def read(value: Mapping[str, object], path: str) -> Ref:
@@ -63,7 +75,7 @@ def find(value: object, path: str = "") -> Iterator[Ref]:
 
     Raises: PlanError for a malformed one.
     """
-    return _find(value, path, _DEEPEST)
+    return iter(()) if is_flat(value) else _find(value, path, _DEEPEST)
 
 
 def _find(value: object, path: str, depth: int) -> Iterator[Ref]:
@@ -85,7 +97,7 @@ def resolve(value: object, remote_id: Callable[[Ref, str], str], path: str = "")
 
     Raises: whatever ``remote_id`` raises, and PlanError for a malformed reference.
     """
-    return _resolve(value, remote_id, path, _DEEPEST)
+    return value if is_flat(value) else _resolve(value, remote_id, path, _DEEPEST)
 
 
 def _resolve(value: object, remote_id: Callable[[Ref, str], str], path: str, depth: int) -> object:

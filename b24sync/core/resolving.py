@@ -68,11 +68,13 @@ def resolved(
         raise PlanError(
             "unreadable", name, "a number is too long or lists are nested too deep to be read"
         )
+    if refs.is_flat(part):
+        return part
     if not refs.is_mapping(part) or refs.MARK in part:
         raise PlanError("not_an_object", name, f"an object of names is needed, not {_sort(part)}")
     # The portal would read an application's own text as a reference too: such a row goes alone.
     makers = around.makers
-    if mentions_result((row.fields, row.params, row.key)):
+    if makers and mentions_result((row.fields, row.params, row.key)):
         makers = _NOBODY
 
     def remote_id(ref: Ref, path: str) -> str:

@@ -9,12 +9,11 @@ Words of one method (``fields``, ``id``, ``entityTypeId``) come from the table o
 
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import unquote
 
 from b24sync.core import multivalues
 from b24sync.core.asking import about_matches, about_record
 from b24sync.core.comparing import fingerprints
-from b24sync.core.encoding import mentions_result
+from b24sync.core.encoding import is_reference_in
 from b24sync.core.errors import PlanError
 from b24sync.core.kind_table import find_kind
 from b24sync.core.kinds import Kind
@@ -56,7 +55,7 @@ def say(row: Row, around: Surroundings) -> Command:
         return _say(row, around)
     except Unread as error:
         # A question travels before the batch, where the id of a maker is nothing but text.
-        if not around.makers or not mentions_result(unquote(error.question.query)):
+        if not around.makers or not is_reference_in(error.question.query):
             raise
         return _say(row, replace(around, makers={}))
 
@@ -73,34 +72,34 @@ def _say(row: Row, around: Surroundings) -> Command:
         raise PlanError("unknown_kind", "kind", f"{row.kind!r} is in no table of kinds")
     if row.operation is not Operation.DELETE and not fields and not params:
         raise PlanError("missing", "fields", f"are missing; say what to {row.operation}")
-    link = _link(row, kind, fields, params, around)
+    policy = within(policy_of(row.kind, around.policies), kind)
+    link = _link(row, kind, policy.match, (fields, params), around)
     operation = _settled_operation(row, kind, link)
     method = method_of(kind, operation)
     if method is None:
         raise PlanError("no_method", "operation", f"{row.kind} has no method to {operation} one")
     remote_id = _remote_id(row, kind, operation, link)
     require(method, fields, params)
-    policy = within(policy_of(row.kind, around.policies), kind)
     prints = _fingerprints(kind, policy, operation, (fields, params), taken)
     if prints is not None and link is not None and operation is Operation.UPDATE:
         _refuse_repetition(prints, link)
     written = _with_values(row, kind, operation, (fields, params), remote_id, around)
     written, params, marker = marked(kind, operation, (written, params), _name_of(row, link))
-    body = parameters(method, kind, written, params, remote_id)
+    query = query_of(parameters(method, kind, written, params, remote_id))
     return Command(
         row_ids=(row.id,),
         kind=row.kind,
         key=row.key,
         operation=operation,
         method=method.name,
-        query=query_of(body),
+        query=query,
         remote_id=remote_id,
         marker=marker,
         id_path=method.id_path if operation is Operation.ADD else None,
         gone=kind.gone,
         linked=kind.linked,
         repeatable=_is_repeatable(kind, operation, fields),
-        alone=not taken and mentions_result(body),
+        alone=not taken and is_reference_in(query),
         sources=tuple(sorted(taken)),
         remainder=remainder,
         fingerprints=_kept_prints(prints, operation, link),
@@ -108,15 +107,16 @@ def _say(row: Row, around: Surroundings) -> Command:
     )
 
 
-def _link(row: Row, kind: Kind, fields: Part, params: Part, around: Surroundings) -> Link | None:
+def _link(
+    row: Row, kind: Kind, by: str | None, parts: tuple[Part, Part], around: Surroundings
+) -> Link | None:
     """What is known of the entity's record; an unknown one is looked for, if its policy says so."""
     entity = (row.kind, row.key)
     link = around.links.get(entity)
     is_known = link is not None and (link.remote_id is not None or link.state in _UNCLEAR)
-    by = within(policy_of(row.kind, around.policies), kind).match
     if is_known or by is None or not kind.linked or row.operation is Operation.ADD:
         return link
-    question = _match_question(row, kind, by, (fields, params), link)
+    question = _match_question(row, kind, by, parts, link)
     if question is None:
         return link
     _refuse_failure(row, around, "key")
@@ -266,14 +266,15 @@ def _call(row: Row, fields: Part, params: Part, taken: set[int]) -> Command:
     method = row.method or ""
     if not is_method_name(method):
         raise PlanError("bad_method", "method", f"{method!r} is not the name of a single method")
+    query = query_of(params)
     return Command(
         row_ids=(row.id,),
         kind=row.kind,
         key=row.key,
         operation=Operation.CALL,
         method=method,
-        query=query_of(params),
-        alone=not taken and mentions_result(params),
+        query=query,
+        alone=not taken and is_reference_in(query),
         sources=tuple(sorted(taken)),
     )
 

@@ -183,12 +183,13 @@ def settlement(
 
     Raises: nothing.
     """
-    base = Settlement(row=row, outcome=None, method=command.method, cmd_no=place)
     match verdict:
         case Finish(outcome=recorded, remote_id=remote_id):
-            done = replace(
-                base,
+            done = Settlement(
+                row=row,
                 outcome=recorded,
+                method=command.method,
+                cmd_no=place,
                 final=True,
                 charged=True,
                 remote_id=remote_id or command.remote_id,
@@ -200,23 +201,40 @@ def settlement(
             )
             return done if command.remainder is None else _begun(done, command.remainder)
         case Retry(delay_ms=delay_ms, charged=charged, fault=fault):
-            retried = replace(
-                base,
+            retried = Settlement(
+                row=row,
                 outcome=ResultOutcome.RETRIED if charged else None,
+                method=command.method,
+                cmd_no=place,
                 charged=charged,
                 requeue_ms=delay_ms,
             )
             return _with_fault(retried, fault)
         case Spare():
-            return replace(base, outcome=ResultOutcome.SKIPPED, spared=True, requeue_ms=0)
+            return Settlement(
+                row=row,
+                outcome=ResultOutcome.SKIPPED,
+                method=command.method,
+                cmd_no=place,
+                spared=True,
+                requeue_ms=0,
+            )
         case Doubt(reason=reason):
-            unknown = replace(base, outcome=ResultOutcome.UNKNOWN, in_doubt=True)
+            unknown = Settlement(
+                row=row,
+                outcome=ResultOutcome.UNKNOWN,
+                method=command.method,
+                cmd_no=place,
+                in_doubt=True,
+            )
             fault = outcome.fault if isinstance(outcome, Unknown) else None
             return replace(_with_fault(unknown, fault), error_text=_why_unknown(reason, fault))
         case Bury(reason=reason, fault=fault):
-            buried = replace(
-                base,
+            buried = Settlement(
+                row=row,
                 outcome=ResultOutcome.FAILED,
+                method=command.method,
+                cmd_no=place,
                 final=True,
                 charged=True,
                 bury_reason=reason,

@@ -179,6 +179,9 @@ def _digits(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+_decode = json.JSONDecoder(parse_float=Decimal).decode
+
+
 def _read_json(stored: str | bytes | float) -> object:
     """The document; one that cannot be read must not stop the rows that are read along with it."""
     if isinstance(stored, int | float):
@@ -186,7 +189,7 @@ def _read_json(stored: str | bytes | float) -> object:
         return stored
     text = stored if isinstance(stored, str) else stored.decode(errors="replace")
     try:
-        document: object = json.loads(text, parse_float=Decimal)
+        document: object = _decode(text)
     except (ValueError, ArithmeticError, RecursionError):
         return Unreadable(text)
     may_be_deep = text.count("[") + text.count("{") > DEEPEST
