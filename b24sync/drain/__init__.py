@@ -22,7 +22,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from b24sync.core.model import HaltMode, Question
 from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain import heeding, timing
-from b24sync.drain.claiming import Claim, Look, Ready, Rest, claim, note
+from b24sync.drain.claiming import Claim, LaneLost, Look, Ready, Rest, claim, note
 from b24sync.drain.looking import PROBE, Seen, look, patient
 from b24sync.drain.orders import Order, Pass, Tally, milliseconds
 from b24sync.drain.reconciling import decide_doubts
@@ -257,6 +257,8 @@ def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None
         return world.transact(
             Step.CLAIM, partial(claim, world, run.order, mine, facts, before.rows, noted=noted)
         )
+    except LaneLost:
+        return None
     except (OperationalError, InterfaceError):
         # The database is in trouble, and no row is to blame for that.
         if noted:

@@ -77,6 +77,10 @@ class Look:
     tally: Tally
 
 
+class LaneLost(Exception):  # noqa: N818 - a signal to the pass, not an error
+    """The lane belongs to somebody else by now; what was done for it is undone."""
+
+
 Claim: TypeAlias = Ready | Look | Rest
 
 
@@ -132,7 +136,7 @@ def note(
     Rows that were lost too often are given up unread; in the mode ``strict`` the lane stops there.
     Writes: lane, outbox; result, dead and rollup for rows given up.
     """
-    if not lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s)):
+    if not _keep(world, mine, connection):
         return None
     size, is_strict = world.settings.batch_size, _mode(order, mine) is HaltMode.STRICT
     next_rows = suspects.next_rows(connection, mine, limit=size, kinds=order.kinds)
@@ -158,16 +162,32 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
     connection: Connection,
     *,
     noted: Sequence[int] = (),
-) -> Claim | None:
-    """The next batch of a lane, or the questions to ask first, or nothing; ``None``, it is lost.
+) -> Claim:
+    """The next batch of a lane, or the questions to ask first, or nothing.
+
+    That the lane is still ours is the last thing to be seen, and locked until the commit.
 
     Shape: ``served`` rows count against the order's limit already. Of ``noted`` rows no others are
     read.
-    Raises: Raced if rows moved meanwhile; the transaction is to be undone and tried again.
+    Raises: Raced if rows moved meanwhile; the transaction is to be undone and tried again. LaneLost;
+    it is to be undone.
     Writes: lane, batch, bucket, outbox; result, dead and rollup for rows that end unsent.
     """
-    if not lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s)):
-        return None
+    claimed = _claimed(world, order, mine, facts, served, connection, noted)
+    if isinstance(claimed, Ready) or _keep(world, mine, connection):
+        return claimed
+    raise LaneLost
+
+
+def _claimed(  # noqa: PLR0913, PLR0917 - as above
+    world: World,
+    order: Order,
+    mine: Lane,
+    facts: Facts,
+    served: int,
+    connection: Connection,
+    noted: Sequence[int],
+) -> Claim:
     pace = budgets.read_pace(connection, mine.tenant)
     if pace is None or lanes.stands_still(connection, mine):
         return Rest(stops=True)
@@ -200,6 +220,10 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
     if not gathered.commands:
         return Rest(tally=gathered.tally, more=gathered.more)
     return _journalled(desk, gathered)
+
+
+def _keep(world: World, mine: Lane, connection: Connection) -> bool:
+    return lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s))
 
 
 def _mode(order: Order, mine: Lane) -> HaltMode:
@@ -372,7 +396,11 @@ def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
         row_id: gathered.rows[row_id] for command in batch.commands for row_id in command.row_ids
     }
     number = ledger.journal(desk.connection, desk.mine, batch, sent, digest=_digest(batch))
-    lanes.open_batch(desk.connection, desk.mine, number)
+    settings = desk.world.settings
+    # Time to wait for the answer as long as may be, and to write it down.
+    lease_ms = milliseconds(settings.request_timeout_s + settings.lease_s)
+    if not lanes.open_batch(desk.connection, desk.mine, number, lease_ms=lease_ms):
+        raise LaneLost
     met = gathered.unread.union(gathered.met).difference(sent)
     return Ready(
         batch_id=number,

@@ -4,8 +4,9 @@ What a worker learns by itself is written by ``links``. Here nothing is decided;
 such that a link which a worker writes meanwhile is never written over.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, func, null, select, text, update
 
@@ -136,13 +137,17 @@ def fill_links(connection: Connection, code: str, records: Sequence[KnownRecord]
         link,
         [_row(code, known) for known in records],
         keys=("portal", "kind", "entity_key"),
-        update=lambda new: {
-            "remote_id": func.coalesce(link.c.remote_id, new("remote_id")),
-            "state": new("state"),
-            "updated_at": now_ms(),
-            **_FORGOTTEN,
-        },
+        update=_filled,
     )
+
+
+def _filled(new: Callable[[str], Any]) -> Mapping[str, object]:
+    return {
+        "remote_id": func.coalesce(link.c.remote_id, new("remote_id")),
+        "state": new("state"),
+        "updated_at": now_ms(),
+        **_FORGOTTEN,
+    }
 
 
 def _row(code: str, known: KnownRecord) -> dict[str, object]:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -39,7 +40,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -69,6 +70,11 @@ AGAIN_POSTGRESQL = {"40001", "40P01"}
 
 AGAIN_MYSQL = {1205, 1213}
 """Lock wait timeout and deadlock, MySQL server error reference."""
+
+FRESH_S = 1.0
+"""Seconds for which a connection that was just used is taken to be alive without asking."""
+
+_RESTED_AT = "b24sync_rested_at"
 
 DEEPEST = 200
 """Levels of a stored document that are read; far more than a portal takes, and far fewer than
@@ -138,7 +144,6 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
     options: dict[str, object] = {
         "json_serializer": _written_json,
         "json_deserializer": _read_json,
-        "pool_pre_ping": True,
         "hide_parameters": True,
     }
     if url.get_backend_name() == "sqlite":
@@ -153,6 +158,8 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
     except (NoSuchModuleError, ModuleNotFoundError):
         hint = EXTRAS.get(url.get_backend_name(), "install its driver")
         raise SettingsError("database_url", f"no driver for {url.drivername}; {hint}") from None
+    event.listen(engine, "checkin", _checked_in)
+    event.listen(engine, "checkout", _checked_out)
     if url.get_backend_name() == "sqlite":
         _listen_sqlite(engine)
     if schema is not None:
@@ -209,6 +216,27 @@ def _parts(value: object) -> Iterable[object]:
     if is_list(value):
         return value
     return value.values() if is_mapping(value) else ()
+
+
+def _checked_in(_connection: "DBAPIConnection | None", record: "ConnectionPoolEntry") -> None:
+    record.info[_RESTED_AT] = monotonic()
+
+
+def _checked_out(
+    connection: "DBAPIConnection", record: "ConnectionPoolEntry", _proxy: object
+) -> None:
+    """Ask a connection that was at rest whether it is still there; one that was not, is.
+
+    Raises: DisconnectionError, upon which the pool opens another.
+    """
+    rested_at = record.info.get(_RESTED_AT)
+    if rested_at is None or monotonic() - rested_at < FRESH_S:
+        return
+    try:
+        connection.cursor().execute("SELECT 1")
+        connection.rollback()
+    except Exception:  # noqa: BLE001 - each driver has errors of its own
+        raise DisconnectionError from None
 
 
 def _listen_sqlite(engine: Engine) -> None:
@@ -307,50 +335,55 @@ def upsert(
     rows: Sequence[Mapping[str, object]],
     *,
     keys: Sequence[str],
-    update: Callable[[Callable[[str], object]], Mapping[str, object]],
+    update: "Update",
 ) -> None:
     """Insert rows, or update those whose key is there already.
 
     ``update`` is given a function from a column's name to the value that was to be inserted, and
-    says what the existing row's columns become. Set expressions must not depend on one another:
-    MySQL evaluates them left to right.
+    says what the existing row's columns become. It is asked once, and the statement kept: let it be
+    a function of a module. Set expressions must not depend on one another: MySQL evaluates them left
+    to right.
     """
-    if not rows:
-        return
-    name = connection.dialect.name
-    statement: Insert
+    if rows:
+        statement = _upsert(connection.dialect.name, table, tuple(keys), update)
+        insert_any_order(connection, statement, rows)
+
+
+Update: TypeAlias = Callable[[Callable[[str], Any]], Mapping[str, object]]
+
+
+@lru_cache(maxsize=64)
+def _upsert(name: str, table: Table, keys: tuple[str, ...], update: Update) -> Insert:
     if name in MYSQL_NAMES:
         mine = mysql.insert(table)
         # VALUES() is understood by MariaDB and by MySQL 8; MySQL's newer row alias is not.
-        statement = mine.on_duplicate_key_update(dict(update(lambda c: mine.inserted[c])))
-    elif name == "postgresql":
+        return mine.on_duplicate_key_update(dict(update(lambda c: mine.inserted[c])))
+    if name == "postgresql":
         theirs = postgresql.insert(table)
-        statement = theirs.on_conflict_do_update(
+        return theirs.on_conflict_do_update(
             index_elements=list(keys), set_=dict(update(lambda c: theirs.excluded[c]))
         )
-    else:
-        lite = sqlite.insert(table)
-        statement = lite.on_conflict_do_update(
-            index_elements=list(keys), set_=dict(update(lambda c: lite.excluded[c]))
-        )
-    insert_any_order(connection, statement, rows)
+    lite = sqlite.insert(table)
+    return lite.on_conflict_do_update(
+        index_elements=list(keys), set_=dict(update(lambda c: lite.excluded[c]))
+    )
 
 
 def insert_missing(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]
 ) -> None:
     """Insert rows, leaving alone those whose key is there already."""
-    if not rows:
-        return
-    name = connection.dialect.name
-    statement: Insert
+    if rows:
+        insert_any_order(connection, _insert_missing(connection.dialect.name, table), rows)
+
+
+@lru_cache(maxsize=64)
+def _insert_missing(name: str, table: Table) -> Insert:
     if name in MYSQL_NAMES:
-        statement = mysql.insert(table).prefix_with("IGNORE")
-    elif name == "postgresql":
-        statement = postgresql.insert(table).on_conflict_do_nothing()
-    else:
-        statement = sqlite.insert(table).on_conflict_do_nothing()
-    insert_any_order(connection, statement, rows)
+        return mysql.insert(table).prefix_with("IGNORE")
+    if name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def insert_many(
@@ -378,7 +411,7 @@ def insert_any_order(
     statement: Insert,
     rows: Sequence[Mapping[str, object]],
 ) -> None:
-    """Insert many rows whose numbers need not follow their order.
+    """Insert many rows whose numbers need not follow their order, by a statement that is kept.
 
     To PostgreSQL they go as one JSON parameter: a statement of a thousand parameters is parsed by
     its driver anew each time.
@@ -389,10 +422,7 @@ def insert_any_order(
     if joined is None:
         connection.execute(statement, list(rows))
         return
-    names = tuple(rows[0])
-    table = statement.table
-    chosen = statement.from_select(names, _rows_of_json(table, names), include_defaults=False)
-    connection.execute(chosen, {JSON_ROWS: joined})
+    connection.execute(_from_json(statement, tuple(rows[0])), {JSON_ROWS: joined})
 
 
 JSON_ROWS = "b24sync_rows"
@@ -400,10 +430,19 @@ JSON_ROWS = "b24sync_rows"
 
 def _joined(rows: Sequence[Mapping[str, object]]) -> str | None:
     """Rows as one document; ``None`` for what PostgreSQL stores in one, and cannot take out of one."""
-    if any(isinstance(value, Unreadable) for row in rows for value in row.values()):
+    try:
+        text = json.dumps(list(rows), ensure_ascii=False, separators=(",", ":"), default=_digits)
+        text.encode()
+    except (TypeError, UnicodeEncodeError):
         return None
-    text = _written_json(rows)
     return None if _is_beyond_text(text) else text
+
+
+@lru_cache(maxsize=256)
+def _from_json(statement: Insert, names: tuple[str, ...]) -> Insert:
+    """The same insert, of the rows that one JSON parameter holds."""
+    chosen = _rows_of_json(statement.table, names)
+    return statement.from_select(names, chosen, include_defaults=False)
 
 
 @lru_cache(maxsize=64)

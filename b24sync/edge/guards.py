@@ -7,10 +7,11 @@ statement that touched fewer rows than it should raises ``Raced``, and its trans
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, literal, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, literal, or_, select
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources, row_sources
 from b24sync.core.model import Operation, Row
+from b24sync.edge.lists import Listed, among, is_in
 from b24sync.edge.tables import batch, outbox
 
 OTHER = outbox.alias("other")
@@ -59,11 +60,46 @@ def of_entities(
     key_column: ColumnElement[str],
     entities: Iterable[tuple[str, str]],
 ) -> ColumnElement[bool]:
-    """Rows of these entities; by kind and a list of keys, which every planner can use an index for."""
+    """Rows of these entities; by kind and a list of keys, which every planner can use an index for.
+
+    Shape: one condition for each kind, each list one parameter.
+    """
     keys_of: dict[str, list[str]] = {}
     for kind, key in entities:
         keys_of.setdefault(kind, []).append(key)
-    return or_(*(and_(kind_column == kind, key_column.in_(keys)) for kind, keys in keys_of.items()))
+    return or_(
+        *(and_(kind_column == kind, is_in(key_column, keys)) for kind, keys in keys_of.items())
+    )
+
+
+def of_kinds(
+    kind_column: ColumnElement[str], key_column: ColumnElement[str], kinds: int
+) -> ColumnElement[bool]:
+    """The same for statements that are built once: rows of entities of so many kinds.
+
+    Shape: the parameters are those of ``lists_of``.
+    """
+    return or_(
+        *(
+            and_(
+                kind_column == bindparam(f"kind_{number}"),
+                among(key_column, bindparam(f"keys_{number}", type_=Listed())),
+            )
+            for number in range(kinds)
+        )
+    )
+
+
+def lists_of(entities: Iterable[tuple[str, str]]) -> dict[str, object]:
+    """Entities as the parameters of ``of_kinds``: for each kind two, itself and its keys."""
+    keys_of: dict[str, list[str]] = {}
+    for kind, key in entities:
+        keys_of.setdefault(kind, []).append(key)
+    lists: dict[str, object] = {}
+    for number, (kind, keys) in enumerate(keys_of.items()):
+        lists[f"kind_{number}"] = kind
+        lists[f"keys_{number}"] = keys
+    return lists
 
 
 def row_of(found: Mapping[Any, Any]) -> Row:

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     and_,
+    bindparam,
     case,
     exists,
     func,
     literal,
+    null,
     or_,
     select,
     union_all,
@@ -57,6 +60,19 @@ def _now() -> ColumnElement[int]:
     return now_ms()
 
 
+OWNED = and_(
+    lane.c.portal == bindparam("of_portal"),
+    lane.c.lane == bindparam("of_lane"),
+    lane.c.lease_epoch == bindparam("of_epoch"),
+)
+"""The guard of every statement of an owner; its parameters are given by ``owned``."""
+
+
+def owned(mine: Lane) -> dict[str, object]:
+    """The parameters of ``OWNED``."""
+    return {"of_portal": mine.tenant.code, "of_lane": mine.lane, "of_epoch": mine.epoch}
+
+
 def _mine(mine: Lane) -> ColumnElement[bool]:
     """The guard of every statement of an owner."""
     return and_(
@@ -88,18 +104,29 @@ def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
 
     Writes: lane, guarded by the epoch.
     """
-    kept = connection.execute(update(lane).where(_mine(mine)).values(lease_until=_now() + lease_ms))
-    return kept.rowcount == 1
+    return connection.execute(_KEEP, {"lease_ms": lease_ms, **owned(mine)}).rowcount == 1
 
 
-def open_batch(connection: Connection, mine: Lane, batch_id: int) -> None:
-    """Remember which batch of this lane is not closed; it names the rows from here on.
+_LEASED = {"lease_until": now_ms() + bindparam("lease_ms", type_=BigInteger)}
+_KEEP = update(lane).where(OWNED).values(**_LEASED)
 
+
+def open_batch(connection: Connection, mine: Lane, batch_id: int, *, lease_ms: int) -> bool:
+    """Remember which batch of this lane is not closed; ``False``, the lane is somebody else's.
+
+    The batch names the rows from here on.
+    Units: ``lease_ms`` milliseconds from now; until the batch is sent and its answer written down.
     Writes: lane, guarded by the epoch.
     """
-    connection.execute(
-        update(lane).where(_mine(mine)).values(open_batch_id=batch_id, suspects=None)
-    )
+    opened = connection.execute(_OPEN, {"batch_id": batch_id, "lease_ms": lease_ms, **owned(mine)})
+    return opened.rowcount == 1
+
+
+_OPEN = (
+    update(lane)
+    .where(OWNED)
+    .values(open_batch_id=bindparam("batch_id"), suspects=null(), **_LEASED)
+)
 
 
 def suspect(connection: Connection, mine: Lane, rows: Sequence[int]) -> bool:
@@ -224,6 +251,7 @@ def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | N
             lease_owner=None,
             crashes=0,
             suspects=None,
+            open_batch_id=None,
             next_due_at=at,
             vtime=lane.c.vtime + served / lane.c.weight,
         )

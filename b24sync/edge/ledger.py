@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
-    ColumnElement,
+    BigInteger,
     Connection,
     RowMapping,
-    case,
+    bindparam,
+    exists,
     func,
     insert,
     literal,
@@ -34,7 +35,7 @@ from sqlalchemy import (
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, row_sources
 from b24sync.core.model import Batch, BatchState, Row, RowState
-from b24sync.edge import suspects
+from b24sync.edge import lanes, suspects
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import (
     Raced,
@@ -47,6 +48,7 @@ from b24sync.edge.guards import (
 )
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import forget_sent
+from b24sync.edge.lists import Listed, Mapped, among, number_of
 from b24sync.edge.results import count, insert_results, result_row, unknown
 from b24sync.edge.tables import batch, outbox
 
@@ -220,68 +222,87 @@ def journal(
         for label, command in zip(sent.labels, sent.commands, strict=True)
     }
     inserted = connection.execute(
-        insert(batch).values(
-            portal=mine.tenant.code,
-            lane=mine.lane,
-            lane_epoch=mine.epoch,
-            state=str(BatchState.JOURNALLED),
-            halt=sent.halt,
-            single=sent.single,
-            n_commands=len(sent.commands),
-            plan=plan,
-            request_hash=digest,
-        )
+        _JOURNAL,
+        {
+            "portal": mine.tenant.code,
+            "lane": mine.lane,
+            "lane_epoch": mine.epoch,
+            "state": str(BatchState.JOURNALLED),
+            "halt": sent.halt,
+            "single": sent.single,
+            "n_commands": len(sent.commands),
+            "plan": plan,
+            "request_hash": digest,
+        },
     )
     key = inserted.inserted_primary_key
     if key is None:  # pragma: no cover - a table with one numbered key always returns it
         raise Raced
     number: int = key[0]
-    heads = {command.row_ids[0]: place for place, command in enumerate(sent.commands)}
-    moved = _batched(connection, number, list(heads), case(heads, value=outbox.c.id))
-    for place, command in enumerate(sent.commands):
-        if len(command.row_ids) > 1:
-            moved += _batched(connection, number, command.row_ids[1:], literal(place))
-    said = [row_id for command in sent.commands for row_id in command.row_ids]
-    if moved != len(said) or not rows.keys() >= set(said):
+    places = {
+        row_id: place for place, command in enumerate(sent.commands) for row_id in command.row_ids
+    }
+    moved = connection.execute(
+        _BATCH_ROWS, {"ids": list(places), "places": places, "number": number}
+    )
+    if moved.rowcount != len(places) or not rows.keys() >= places.keys():
         raise Raced
     return number
 
 
-def _batched(
-    connection: Connection, number: int, ids: Sequence[int], place: ColumnElement[int]
-) -> int:
-    """Put rows into a batch; how many were free to go."""
-    return connection.execute(
-        update(outbox)
-        .where(outbox.c.id.in_(ids), row_guard(RowEvent.CLAIM))
-        .values(
-            state=str(RowState.BATCHED),
-            state_reason=None,
-            batch_id=number,
-            cmd_no=place,
-            deliveries=outbox.c.deliveries + 1,
-        )
-    ).rowcount
+_JOURNAL = insert(batch)
+
+_BATCH_ROWS = (
+    update(outbox)
+    .where(among(outbox.c.id, bindparam("ids", type_=Listed())), row_guard(RowEvent.CLAIM))
+    .values(
+        state=str(RowState.BATCHED),
+        state_reason=None,
+        batch_id=bindparam("number"),
+        cmd_no=number_of(outbox.c.id, bindparam("places", type_=Mapped())),
+        deliveries=outbox.c.deliveries + 1,
+    )
+)
 
 
-def go(connection: Connection, batch_id: int, *, deadline_ms: int, quiet_ms: int) -> bool:
+def go(
+    connection: Connection, mine: Lane, batch_id: int, *, deadline_ms: int, quiet_ms: int
+) -> bool:
     """Move a batch from journalled to sending; ``False``, it is not ours to send any more.
 
     Units: milliseconds from now until the request is given up, and until the portal has surely
     stopped working on it.
-    Writes: batch, guarded by its state; the commit of this must be durable before the socket.
+    Writes: batch, guarded by its state and the lane's epoch; the commit of this must be durable
+    before the socket.
     """
+    # The lane is looked at and not locked: whoever takes it from here on finds the batch, waits for
+    # this to be committed, and puts it in doubt.
     moved = connection.execute(
-        update(batch)
-        .where(batch.c.id == batch_id, batch_guard(BatchEvent.GO))
-        .values(
-            state=str(BatchState.SENDING),
-            sending_at=now_ms(),
-            deadline_at=now_ms() + deadline_ms,
-            quiet_until=now_ms() + quiet_ms,
-        )
+        _GO,
+        {
+            "batch_id": batch_id,
+            "deadline_ms": deadline_ms,
+            "quiet_ms": quiet_ms,
+            **lanes.owned(mine),
+        },
     )
     return moved.rowcount == 1
+
+
+_GO = (
+    update(batch)
+    .where(
+        batch.c.id == bindparam("batch_id"),
+        batch_guard(BatchEvent.GO),
+        exists(select(literal(1)).where(lanes.OWNED)),
+    )
+    .values(
+        state=str(BatchState.SENDING),
+        sending_at=now_ms(),
+        deadline_at=now_ms() + bindparam("deadline_ms", type_=BigInteger),
+        quiet_until=now_ms() + bindparam("quiet_ms", type_=BigInteger),
+    )
+)
 
 
 def give_back(connection: Connection, batch_id: int, *, reason: str) -> bool:

@@ -1,15 +1,16 @@
 """Local entity to remote id, unique both ways."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from b24sync.core.model import Link, LinkState, Operation, Row
 from b24sync.core.settlement import Settlement
 from b24sync.edge.database import now_ms, upsert
-from b24sync.edge.guards import of_entities
+from b24sync.edge.guards import lists_of, of_entities, of_kinds
 from b24sync.edge.tables import link
-from b24sync.edge.waiting import release_waiting
 
 CALL = "call"
 """The kind of calls that are about no entity."""
@@ -26,16 +27,8 @@ def read_links(
     wanted = tuple(entities)
     if not wanted:
         return {}
-    found = connection.execute(
-        select(
-            link.c.kind,
-            link.c.entity_key,
-            link.c.remote_id,
-            link.c.generation,
-            link.c.state,
-            link.c.sent_fields,
-        ).where(link.c.portal == code, of_entities(link.c.kind, link.c.entity_key, wanted))
-    )
+    lists = lists_of(wanted)
+    found = connection.execute(_links_of(len(lists) // 2), {"code": code, **lists})
     return {
         (kind, key): Link(
             kind=kind,
@@ -49,8 +42,26 @@ def read_links(
     }
 
 
-def remember(connection: Connection, settlements: Sequence[Settlement], now: int) -> None:
-    """Remember the new ids, and forget those of deleted records."""
+@lru_cache(maxsize=64)
+def _links_of(kinds: int) -> Select[str, str, str | None, int, str, Any]:
+    """The links of entities of so many kinds."""
+    return select(
+        link.c.kind,
+        link.c.entity_key,
+        link.c.remote_id,
+        link.c.generation,
+        link.c.state,
+        link.c.sent_fields,
+    ).where(link.c.portal == bindparam("code"), of_kinds(link.c.kind, link.c.entity_key, kinds))
+
+
+def remember(
+    connection: Connection, settlements: Sequence[Settlement], now: int
+) -> list[Settlement]:
+    """Remember the new ids, and forget those of deleted records.
+
+    Shape: those of which the id is known now; what waits for them may go on.
+    """
     made = [s for s in settlements if s.link_present]
     gone = [s for s in settlements if s.link_deleted]
     if gone:
@@ -58,26 +69,21 @@ def remember(connection: Connection, settlements: Sequence[Settlement], now: int
     _keep_fingerprints(connection, settlements, now)
     _forget_fingerprints(connection, settlements)
     if not made:
-        return
+        return []
     holders = _holders(connection, made)
     upsert(
         connection,
         link,
         [_link_row(settlement, holders, now) for settlement in made],
         keys=("portal", "kind", "entity_key"),
-        update=lambda new: {
-            column: new(column)
-            for column in (
-                "remote_id",
-                "state",
-                "sent_fields",
-                "dup_ids",
-                "last_outbox_id",
-                "updated_at",
-            )
-        },
+        update=_relinked,
     )
-    release_waiting(connection, [s for s in made if _holds(s, holders)])
+    return [s for s in made if _holds(s, holders)]
+
+
+def _relinked(new: Callable[[str], Any]) -> Mapping[str, object]:
+    columns = ("remote_id", "state", "sent_fields", "dup_ids", "last_outbox_id", "updated_at")
+    return {column: new(column) for column in columns}
 
 
 def _keep_fingerprints(connection: Connection, settlements: Sequence[Settlement], now: int) -> None:
@@ -183,13 +189,18 @@ def _holders(
     if not first:
         return first
     pairs = [(kind, remote_id or "") for kind, remote_id in first]
-    found = connection.execute(
-        select(link.c.kind, link.c.remote_id, link.c.entity_key).where(
-            link.c.portal == made[0].row.portal,
-            of_entities(link.c.kind, link.c.remote_id, pairs),
-        )
-    )
+    lists = lists_of(pairs)
+    held = _held_by(len(lists) // 2)
+    found = connection.execute(held, {"code": made[0].row.portal, **lists})
     return first | {(kind, remote_id): key for kind, remote_id, key in found}
+
+
+@lru_cache(maxsize=64)
+def _held_by(kinds: int) -> Select[str, str, str]:
+    """Who holds records of so many kinds."""
+    return select(link.c.kind, link.c.remote_id, link.c.entity_key).where(
+        link.c.portal == bindparam("code"), of_kinds(link.c.kind, link.c.remote_id, kinds)
+    )
 
 
 def _unlink(connection: Connection, gone: Sequence[Settlement]) -> None:

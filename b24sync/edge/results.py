@@ -1,6 +1,7 @@
 """What is only ever added: results, dead letters, and counts per minute."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, insert, literal, select
 
@@ -14,12 +15,15 @@ TEXT_LENGTH = 4000
 """How much of a portal's complaint is kept."""
 
 
+_INSERT_RESULTS = insert(result)
+
+
 def insert_results(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
     """Add result rows.
 
     Writes: result.
     """
-    insert_any_order(connection, insert(result), rows)
+    insert_any_order(connection, _INSERT_RESULTS, rows)
 
 
 def result_row(
@@ -128,15 +132,14 @@ def count(connection: Connection, settlements: Sequence[Settlement], now: int) -
             for outcome, latencies in sorted(counts.items())
         ],
         keys=("portal", "minute", "outcome"),
-        update=lambda new: {
-            "n": rollup.c.n + new("n"),
-            "latency_sum_ms": rollup.c.latency_sum_ms + new("latency_sum_ms"),
-            "latency_max_ms": case(
-                (
-                    rollup.c.latency_max_ms > new("latency_max_ms"),
-                    rollup.c.latency_max_ms,
-                ),
-                else_=new("latency_max_ms"),
-            ),
-        },
+        update=_added,
     )
+
+
+def _added(new: Callable[[str], Any]) -> Mapping[str, object]:
+    most, own = rollup.c.latency_max_ms, new("latency_max_ms")
+    return {
+        "n": rollup.c.n + new("n"),
+        "latency_sum_ms": rollup.c.latency_sum_ms + new("latency_sum_ms"),
+        "latency_max_ms": case((most > own, most), else_=own),
+    }

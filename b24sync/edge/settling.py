@@ -7,7 +7,7 @@ of the rows themselves.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, case, delete, func, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, select, update
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources
 from b24sync.core.model import (
@@ -22,9 +22,10 @@ from b24sync.edge.database import now_ms
 from b24sync.edge.duplicates import Found
 from b24sync.edge.guards import Raced, batch_guard, row_guard
 from b24sync.edge.links import remember
+from b24sync.edge.lists import Listed, among
 from b24sync.edge.results import bury, count, insert_results, result_row, said
 from b24sync.edge.tables import batch, outbox
-from b24sync.edge.waiting import release_parked, release_waiting
+from b24sync.edge.waiting import release, release_waiting
 
 STOPPED = "stopped: "
 """What the reason of a row begins with that a person must decide on."""
@@ -51,22 +52,24 @@ def settle(
     settlements: Sequence[Settlement],
     *,
     http_status: int | None,
+    trusting: bool = False,
 ) -> Settled:
     """Write what became of every row of a batch, unless it was recorded before.
 
     What comes too late, for the batch or for rows that were decided without it, is compared.
+    ``trusting``: that all rows are in the batch still is seen when they leave, and not before.
+    Raises: Raced if some were not; to be undone, and done again without trust.
     Writes, under the guard of the batch's state: batch; result; outbox; dead; link; rollup;
     duplicate.
     """
-    fence = connection.execute(
-        select(batch.c.state, batch.c.sending_at, now_ms())
-        .where(batch.c.id == batch_id)
-        .with_for_update()
-    ).one()
+    fence = connection.execute(_FENCE, {"number": batch_id}).one()
     state, sent_at, now = fence[0], fence[1], int(fence[2])
     if BatchState(state) not in batch_sources(BatchEvent.SETTLE):
         return _keep_late(connection, batch_id, settlements, now)
-    answered, settlements = settlements, still_in(connection, batch_id, settlements)
+    answered = settlements
+    leave = trusting and all(settlement.final for settlement in settlements)
+    if not leave or state != BatchState.SENDING:
+        settlements = still_in(connection, batch_id, settlements)
     in_doubt = any(settlement.in_doubt for settlement in settlements)
     _answer(connection, batch_id, in_doubt=in_doubt, http_status=http_status)
     sent = Sent(batch_id=batch_id, sent_at=sent_at, http_status=http_status)
@@ -76,6 +79,13 @@ def settle(
     late = [settlement for settlement in answered if settlement not in settlements]
     compared = _keep_late(connection, batch_id, late, now)
     return replace(compared, recorded=True, duplicates=found + compared.duplicates)
+
+
+_FENCE = (
+    select(batch.c.state, batch.c.sending_at, now_ms())
+    .where(batch.c.id == bindparam("number"))
+    .with_for_update()
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +121,11 @@ def write_out(
     for settlement in settlements:
         if settlement.bury_reason is not None:
             bury(connection, settlement)
-    remember(connection, settlements, now)
+    known = remember(connection, settlements, now)
     _requeue(connection, settlements, now)
     _stop(connection, settlements)
     _leave_in_doubt(connection, batch_id, settlements)
-    _finish(connection, settlements)
+    _finish(connection, batch_id, settlements, known)
     count(connection, settlements, now)
     return duplicates.noticed(connection, settlements)
 
@@ -140,7 +150,7 @@ def _keep_late(
     )
     found = duplicates.told_late(connection, settlements)
     orphaned = duplicates.orphaned(connection, settlements)
-    remember(connection, orphaned, now)
+    release_waiting(connection, remember(connection, orphaned, now))
     return Settled(recorded=False, duplicates=found, orphaned=orphaned)
 
 
@@ -152,21 +162,30 @@ def still_in(
     Of a batch in doubt some may be settled already; and a row that a person took out of the table
     must not cost its neighbours their answers. Locked, so that none is taken out from here on.
     """
-    still_in = select(outbox.c.id).where(outbox.c.batch_id == batch_id).order_by(outbox.c.id)
-    there = set(connection.execute(still_in.with_for_update()).scalars())
+    there = set(connection.execute(_STILL_IN, {"number": batch_id}).scalars())
     return tuple(settlement for settlement in settlements if settlement.row.id in there)
+
+
+_STILL_IN = (
+    select(outbox.c.id)
+    .where(outbox.c.batch_id == bindparam("number"))
+    .order_by(outbox.c.id)
+    .with_for_update()
+)
+
+_DOUBT = (
+    update(batch)
+    .where(batch.c.id == bindparam("number"), batch_guard(BatchEvent.SETTLE))
+    .values(state=str(BatchState.DOUBT), answered_at=now_ms(), http_status=bindparam("status"))
+)
+_ANSWER = _DOUBT.values(state=str(BatchState.ANSWERED), closed_at=now_ms())
 
 
 def _answer(
     connection: Connection, batch_id: int, *, in_doubt: bool, http_status: int | None
 ) -> None:
-    values: dict[str, object] = {"answered_at": now_ms(), "http_status": http_status}
-    if in_doubt:
-        values["state"] = str(BatchState.DOUBT)
-    else:
-        values |= {"state": str(BatchState.ANSWERED), "closed_at": now_ms()}
     moved = connection.execute(
-        update(batch).where(batch.c.id == batch_id, batch_guard(BatchEvent.SETTLE)).values(**values)
+        _DOUBT if in_doubt else _ANSWER, {"number": batch_id, "status": http_status}
     )
     if moved.rowcount != 1:
         raise Raced
@@ -287,20 +306,30 @@ def _leave_in_doubt(
     )
 
 
-def _finish(connection: Connection, settlements: Sequence[Settlement]) -> None:
-    """Finished rows leave, and the next change of their entity may go."""
+_FINISH = delete(outbox).where(
+    among(outbox.c.id, bindparam("ids", type_=Listed())),
+    outbox.c.batch_id == bindparam("number"),
+    row_guard(RowEvent.FINISH),
+)
+
+
+def _finish(
+    connection: Connection,
+    batch_id: int,
+    settlements: Sequence[Settlement],
+    known: Sequence[Settlement],
+) -> None:
+    """Finished rows leave; the next change of their entity may go, and what waits for it."""
     finished = [settlement.row for settlement in settlements if settlement.final]
-    if not finished:
-        return
-    left = connection.execute(
-        delete(outbox).where(
-            outbox.c.id.in_([row.id for row in finished]), row_guard(RowEvent.FINISH)
-        )
-    )
-    if left.rowcount != len(finished):
-        raise Raced
-    release_parked(connection, finished[0].portal, [(row.kind, row.key) for row in finished])
-    tell_children(connection, settlements)
+    if finished:
+        ids = [row.id for row in finished]
+        left = connection.execute(_FINISH, {"ids": ids, "number": batch_id})
+        if left.rowcount != len(finished):
+            raise Raced
+    told = [(s.row.kind, s.row.key) for s in (*known, *_lost(settlements))]
+    gone = [(row.kind, row.key) for row in finished]
+    if told or gone:
+        release(connection, settlements[0].row.portal, gone=gone, known=told)
 
 
 def tell_children(connection: Connection, settlements: Sequence[Settlement]) -> None:
@@ -308,9 +337,12 @@ def tell_children(connection: Connection, settlements: Sequence[Settlement]) -> 
 
     Writes: outbox, held to ready.
     """
-    lost = [
+    release_waiting(connection, _lost(settlements))
+
+
+def _lost(settlements: Sequence[Settlement]) -> list[Settlement]:
+    return [
         s
         for s in settlements
         if s.final and (s.outcome in CAME_TO_NOTHING or s.row.operation is Operation.DELETE)
     ]
-    release_waiting(connection, lost)

@@ -1,14 +1,32 @@
 """Rows that wait: behind an earlier row, for the id of another entity, or for a time."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Select,
+    Text,
+    bindparam,
+    column,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from b24sync.core.lifecycle import RowEvent
 from b24sync.core.model import Postponed, RowState, Waiting
 from b24sync.core.settlement import Settlement
 from b24sync.edge.database import now_ms
-from b24sync.edge.guards import is_behind, of_entities, row_guard
+from b24sync.edge.guards import is_behind, lists_of, row_guard
+from b24sync.edge.lists import Listed, Spread, among, each_of
 from b24sync.edge.tables import link, outbox
 
 
@@ -106,16 +124,7 @@ def release_for(connection: Connection, code: str, entities: Sequence[tuple[str,
     Shape: how many were released.
     Writes: outbox, held to ready.
     """
-    released = connection.execute(
-        update(outbox)
-        .where(
-            outbox.c.portal == code,
-            outbox.c.waits_for.in_([waits_for(kind, key) for kind, key in entities]),
-            row_guard(RowEvent.RELEASE),
-        )
-        .values(state=str(RowState.READY), waits_for=None, state_reason=None)
-    )
-    return released.rowcount
+    return release(connection, code, known=entities)
 
 
 def release_parked(connection: Connection, code: str, entities: Sequence[tuple[str, str]]) -> int:
@@ -124,24 +133,74 @@ def release_parked(connection: Connection, code: str, entities: Sequence[tuple[s
     Shape: how many were released.
     Writes: outbox, parked to ready.
     """
-    first = connection.execute(
-        select(func.min(outbox.c.id))
-        .where(
-            outbox.c.portal == code,
-            outbox.c.state == RowState.PARKED,
-            of_entities(outbox.c.kind, outbox.c.entity_key, entities),
-        )
-        .group_by(outbox.c.kind, outbox.c.entity_key)
-    ).scalars()
-    ids = list(first)
+    return release(connection, code, gone=entities)
+
+
+def release(
+    connection: Connection,
+    code: str,
+    *,
+    gone: Sequence[tuple[str, str]] = (),
+    known: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Let the first parked rows of entities go on, and all rows that wait for the ids of others.
+
+    Shape: ``gone`` are entities whose first row has left, ``known`` those that are waited for no
+    more. How many were released.
+    Writes: outbox, parked or held to ready; nothing, if there are none.
+    """
+    if not gone and not known:
+        return 0
+    lists = lists_of(dict.fromkeys(gone))
+    kinds = len(lists) // 2
+    targets = [waits_for(kind, key) for kind, key in dict.fromkeys(known)]
+    found = connection.execute(
+        _releasable(kinds, waits=bool(targets)), {"code": code, "targets": targets, **lists}
+    )
+    ids = [row_id for row_id in found.scalars() if row_id is not None]
     if not ids:
         return 0
-    released = connection.execute(
-        update(outbox)
-        .where(outbox.c.id.in_(ids), row_guard(RowEvent.RELEASE))
-        .values(state=str(RowState.READY))
-    )
-    return released.rowcount
+    return connection.execute(_RELEASE, {"ids": ids}).rowcount
+
+
+@lru_cache(maxsize=64)
+def _releasable(kinds: int, *, waits: bool) -> CompoundSelect[Any]:
+    """The rows that may go on, and a nothing for each entity without one.
+
+    The first row of an entity is looked up in the index, however many stand behind it.
+    """
+    parts: list[Select[Any]] = []
+    for number in range(kinds):
+        key = each_of(bindparam(f"keys_{number}", type_=Spread())).table_valued(
+            column("value", Text), name=f"keys_{number}"
+        )
+        first = (
+            select(func.min(outbox.c.id))
+            .where(
+                outbox.c.portal == bindparam("code"),
+                outbox.c.kind == bindparam(f"kind_{number}"),
+                outbox.c.entity_key == key.c.value,
+                outbox.c.state == str(RowState.PARKED),
+            )
+            .scalar_subquery()
+        )
+        parts.append(select(first).select_from(key))
+    if waits:
+        parts.append(
+            select(outbox.c.id).where(
+                outbox.c.portal == bindparam("code"),
+                among(outbox.c.waits_for, bindparam("targets", type_=Listed())),
+                row_guard(RowEvent.RELEASE),
+            )
+        )
+    return union_all(*parts)
+
+
+_RELEASE = (
+    update(outbox)
+    .where(among(outbox.c.id, bindparam("ids", type_=Listed())), row_guard(RowEvent.RELEASE))
+    .values(state=str(RowState.READY), waits_for=null(), state_reason=null())
+)
 
 
 def sweep(connection: Connection, *, limit: int = 1000) -> int:
@@ -176,11 +235,4 @@ def sweep(connection: Connection, *, limit: int = 1000) -> int:
     ids = [
         number for found in (free, answered, over) for number in connection.execute(found).scalars()
     ]
-    if not ids:
-        return 0
-    released = connection.execute(
-        update(outbox)
-        .where(outbox.c.id.in_(ids), row_guard(RowEvent.RELEASE))
-        .values(state=str(RowState.READY), waits_for=None, state_reason=None)
-    )
-    return released.rowcount
+    return connection.execute(_RELEASE, {"ids": ids}).rowcount if ids else 0

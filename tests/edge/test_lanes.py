@@ -304,7 +304,7 @@ def test_strikes_end_when_the_portal_is_reached(engine: Engine) -> None:
     add_portal(engine, next_due_at=0, fail_streak=4)
     mine = taken(engine)
     with writing(engine) as connection:
-        lanes.open_batch(connection, mine, 5)
+        lanes.open_batch(connection, mine, 5, lease_ms=60_000)
         lanes.strike(connection, mine, rest_ms=60_000, silent=False)
 
         lanes.close_batch(connection, mine, 5, reached=True)

@@ -152,17 +152,17 @@ ROW_ACTS: dict[RowEvent, Callable[[Connection, Lane, int, int], None]] = {
     RowEvent.CLOSE: _close,
 }
 
-BATCH_ACTS: dict[BatchEvent, Callable[[Connection, int, int], bool]] = {
-    BatchEvent.GO: lambda connection, batch_id, _row_id: ledger.go(
-        connection, batch_id, deadline_ms=10, quiet_ms=20
+BATCH_ACTS: dict[BatchEvent, Callable[[Connection, Lane, int, int], bool]] = {
+    BatchEvent.GO: lambda connection, mine, batch_id, _row_id: ledger.go(
+        connection, mine, batch_id, deadline_ms=10, quiet_ms=20
     ),
-    BatchEvent.RETURN: lambda connection, batch_id, _row_id: ledger.give_back(
+    BatchEvent.RETURN: lambda connection, _mine, batch_id, _row_id: ledger.give_back(
         connection, batch_id, reason="not reached"
     ),
-    BatchEvent.SETTLE: lambda connection, batch_id, row_id: (
+    BatchEvent.SETTLE: lambda connection, _mine, batch_id, row_id: (
         settling.settle(connection, batch_id, [_applied(row_id)], http_status=200).recorded
     ),
-    BatchEvent.LOSE: lambda connection, batch_id, _row_id: ledger.doubt(
+    BatchEvent.LOSE: lambda connection, _mine, batch_id, _row_id: ledger.doubt(
         connection, batch_id, reason="silence"
     ),
 }
@@ -214,7 +214,9 @@ def test_a_row_makes_the_legal_moves_and_no_other(
 
 
 @pytest.mark.parametrize("moved", BATCH_ACTS)
-def test_a_batch_makes_the_legal_moves_and_no_other(engine: Engine, moved: BatchEvent) -> None:
+def test_a_batch_makes_the_legal_moves_and_no_other(
+    engine: Engine, mine: Lane, moved: BatchEvent
+) -> None:
     """From every state: the state that the table names follows, or its rows stay untouched."""
     for state in BatchState:
         with writing(engine) as connection, connection.begin_nested() as attempt:
@@ -223,7 +225,7 @@ def test_a_batch_makes_the_legal_moves_and_no_other(engine: Engine, moved: Batch
             row_id = add_row(connection, "k", state=row_state, batch_id=number, cmd_no=0)
             before = _everything(connection)
 
-            did = BATCH_ACTS[moved](connection, number, row_id)
+            did = BATCH_ACTS[moved](connection, mine, number, row_id)
 
             (left,) = rows_in(connection, tables.batch, id=number)
             assert did == ((state, moved) in BATCH_MOVES), f"{state} {moved}"
@@ -247,7 +249,7 @@ def test_an_owner_of_yesterday_writes_nothing(engine: Engine, mine: Lane) -> Non
 
     with writing(engine) as connection:
         kept = lanes.keep(connection, mine, lease_ms=60_000)
-        lanes.open_batch(connection, mine, 77)
+        lanes.open_batch(connection, mine, 77, lease_ms=60_000)
         lanes.stop(connection, mine, row_id)
         lanes.put_first(connection, mine, [row_id], rest_ms=60_000)
         stood = lanes.stands_still(connection, replace(mine, stopped_by=row_id))
@@ -264,7 +266,7 @@ def test_an_owner_of_yesterday_writes_nothing(engine: Engine, mine: Lane) -> Non
 def test_a_closed_batch_of_another_owner_is_not_forgotten(engine: Engine, mine: Lane) -> None:
     """Whoever closes a batch late must not clear the open batch of the lane's present owner."""
     with writing(engine) as connection:
-        lanes.open_batch(connection, mine, 8)
+        lanes.open_batch(connection, mine, 8, lease_ms=60_000)
 
         lanes.close_batch(connection, mine, 7, reached=True)
 
@@ -387,21 +389,34 @@ def test_a_row_that_changed_in_between_undoes_the_whole_claim(
     assert rows_of(engine, tables.batch) == []
 
 
-def test_only_the_first_go_of_a_batch_counts(engine: Engine) -> None:
+def test_only_the_first_go_of_a_batch_counts(engine: Engine, mine: Lane) -> None:
     """The compare-and-set before the socket lets one sender through, however many try."""
     with writing(engine) as connection:
         number = add_batch(connection, "journalled")
 
     with writing(engine) as connection:
-        first = ledger.go(connection, number, deadline_ms=60_000, quiet_ms=90_000)
+        first = ledger.go(connection, mine, number, deadline_ms=60_000, quiet_ms=90_000)
     after_first = one(engine, tables.batch)
     with writing(engine) as connection:
-        second = ledger.go(connection, number, deadline_ms=5, quiet_ms=5)
+        second = ledger.go(connection, mine, number, deadline_ms=5, quiet_ms=5)
 
     assert (first, second) == (True, False)
     assert one(engine, tables.batch) == after_first
     assert abs(after_first["deadline_at"] - after_first["sending_at"] - 60_000) < 1000
     assert abs(after_first["quiet_until"] - after_first["sending_at"] - 90_000) < 1000
+
+
+def test_an_owner_whose_lane_was_taken_does_not_go(engine: Engine, mine: Lane) -> None:
+    """Though nobody has touched its batch yet."""
+    with writing(engine) as connection:
+        number = add_batch(connection, "journalled")
+    change(engine, tables.lane, {"lease_epoch": mine.epoch + 1})
+
+    with writing(engine) as connection:
+        gone = ledger.go(connection, mine, number, deadline_ms=60_000, quiet_ms=90_000)
+
+    assert not gone
+    assert one(engine, tables.batch)["state"] == "journalled"
 
 
 def test_a_batch_that_was_never_received_gives_its_rows_back_at_no_charge(engine: Engine) -> None:

@@ -93,14 +93,12 @@ def _journalled(engine: Engine, *row_ids: int) -> tuple[Lane, int]:
     rows = {row_id: _row(row_id) for row_id in row_ids}
     with writing(engine) as connection:
         number = ledger.journal(connection, mine, batch, rows, digest="")
-        lanes.open_batch(connection, mine, number)
+        lanes.open_batch(connection, mine, number, lease_ms=60_000)
     return mine, number
 
 
 def _goes(mine: Lane, number: int, connection: Connection) -> bool:
-    return lanes.keep(connection, mine, lease_ms=60_000) and ledger.go(
-        connection, number, deadline_ms=60_000, quiet_ms=90_000
-    )
+    return ledger.go(connection, mine, number, deadline_ms=60_000, quiet_ms=90_000)
 
 
 def _successor(engine: Engine) -> Lane:
@@ -138,7 +136,7 @@ def test_a_worker_that_came_back_from_the_dead_sends_nothing(engine: Engine) -> 
 
     with writing(engine) as connection:
         kept = lanes.keep(connection, mine, lease_ms=60_000)
-        gone = ledger.go(connection, number, deadline_ms=60_000, quiet_ms=90_000)
+        gone = ledger.go(connection, mine, number, deadline_ms=60_000, quiet_ms=90_000)
 
     assert became is BatchState.RETURNED
     assert (kept, gone) == (False, False)
@@ -151,7 +149,7 @@ def test_a_recovery_waits_for_a_go_that_is_being_committed_and_then_doubts(engin
     mine, number = _journalled(engine, row_id)
 
     with writing(engine) as connection:
-        assert ledger.go(connection, number, deadline_ms=60_000, quiet_ms=90_000)
+        assert ledger.go(connection, mine, number, deadline_ms=60_000, quiet_ms=90_000)
         thread, became = _in_background(partial(_recovers, engine, mine, number))
         thread.join(0.2)
         waited = thread.is_alive()
@@ -165,10 +163,10 @@ def test_a_recovery_waits_for_a_go_that_is_being_committed_and_then_doubts(engin
 def test_a_go_waits_for_a_recovery_that_is_being_committed_and_then_fails(engine: Engine) -> None:
     """Of go and recovery, exactly one happens."""
     (row_id,) = add_rows(engine, "a")
-    _, number = _journalled(engine, row_id)
+    mine, number = _journalled(engine, row_id)
 
     def goes() -> bool:
-        return transact(engine, lambda c: ledger.go(c, number, deadline_ms=1, quiet_ms=1))
+        return transact(engine, lambda c: ledger.go(c, mine, number, deadline_ms=1, quiet_ms=1))
 
     with writing(engine) as connection:
         assert ledger.recover(connection, number) is BatchState.RETURNED

@@ -11,6 +11,7 @@ from b24sync.core.settlement import Settlement
 from b24sync.edge import tables
 from b24sync.edge.database import reading, writing
 from b24sync.edge.links import forget_sent, read_links, remember
+from b24sync.edge.waiting import release_waiting
 from tests.house import Found, add_rows, rows_of, states
 
 
@@ -39,7 +40,7 @@ def _done(key: str, remote_id: str | None, *, row_id: int = 1, deleted: bool = F
 
 def _remember(engine: Engine, *settlements: Settlement) -> None:
     with writing(engine) as connection:
-        remember(connection, settlements, 1)
+        release_waiting(connection, remember(connection, settlements, 1))
 
 
 def _known(engine: Engine, *entities: tuple[str, str]) -> Mapping[tuple[str, str], Link]:
