@@ -18,11 +18,14 @@ is committed together; each says which table it writes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Connection,
-    RowMapping,
+    Integer,
+    Select,
     bindparam,
     exists,
     func,
@@ -48,7 +51,7 @@ from b24sync.edge.guards import (
 )
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import forget_sent
-from b24sync.edge.lists import Listed, Mapped, among, number_of
+from b24sync.edge.lists import Listed, Mapped, among, not_among, number_of
 from b24sync.edge.results import count, insert_results, result_row, unknown
 from b24sync.edge.tables import batch, outbox
 
@@ -85,24 +88,21 @@ def read_heads(
     stand there, so that they are met once.
     Writes: outbox, ready to parked.
     """
-    statement = (
-        select(outbox, is_behind().label("is_behind"), is_followed().label("is_followed"))
-        .where(
-            outbox.c.portal == mine.tenant.code,
-            outbox.c.lane == mine.lane,
-            outbox.c.state == RowState.READY,
-            outbox.c.due_at <= now_ms(),
-        )
-        .order_by(outbox.c.priority, outbox.c.id)
-        .limit(limit if only is None else len(only))
+    statement = _due_rows(kinds=bool(kinds), without=bool(without), only=only is not None)
+    answer = connection.execute(
+        statement,
+        {
+            "code": mine.tenant.code,
+            "number": mine.lane,
+            "limit": limit if only is None else len(only),
+            "kinds": kinds,
+            "without": without,
+            "only": only,
+        },
     )
-    if kinds:
-        statement = statement.where(outbox.c.kind.in_(kinds))
-    if without:
-        statement = statement.where(outbox.c.id.not_in(without))
-    if only is not None:
-        statement = statement.where(outbox.c.id.in_(only))
-    found = connection.execute(statement).mappings().all()
+    # Plain dicts: each row is asked for two dozen names.
+    names = tuple(answer.keys())
+    found = [dict(zip(names, row, strict=True)) for row in answer]
     _park(connection, mine, [row for row in found if row["is_behind"]])
     heads = [row for row in found if not row["is_behind"]]
     if only is not None:
@@ -115,7 +115,30 @@ def read_heads(
     )
 
 
-def _park(connection: Connection, mine: Lane, behind: Sequence[RowMapping]) -> None:
+@lru_cache
+def _due_rows(*, kinds: bool, without: bool, only: bool) -> Select[*tuple[Any, ...]]:
+    """The next due rows of a lane; narrowed, if at all, by lists that are one parameter each."""
+    statement = (
+        select(outbox, is_behind().label("is_behind"), is_followed().label("is_followed"))
+        .where(
+            outbox.c.portal == bindparam("code"),
+            outbox.c.lane == bindparam("number"),
+            outbox.c.state == str(RowState.READY),
+            outbox.c.due_at <= now_ms(),
+        )
+        .order_by(outbox.c.priority, outbox.c.id)
+        .limit(bindparam("limit", type_=Integer))
+    )
+    if kinds:
+        statement = statement.where(among(outbox.c.kind, bindparam("kinds", type_=Listed())))
+    if without:
+        statement = statement.where(not_among(outbox.c.id, bindparam("without", type_=Listed())))
+    if only:
+        statement = statement.where(among(outbox.c.id, bindparam("only", type_=Listed())))
+    return statement
+
+
+def _park(connection: Connection, mine: Lane, behind: Sequence[Mapping[str, Any]]) -> None:
     """Rows that stand behind an earlier one are not met again before it is gone."""
     if not behind:
         return

@@ -8,13 +8,14 @@ an UPDATE, and their driver writes the list into the text by itself.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import BigInteger, Boolean, ColumnElement, SmallInteger, Text, bindparam
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator
 
 from b24sync.edge.database import MYSQL_NAMES
@@ -60,6 +61,18 @@ class among(FunctionElement[bool]):  # noqa: N801 - reads as the SQL operator it
         """Take the column and the parameter, whose type is ``Listed``."""
         super().__init__(column, listed)
 
+    def self_group(self, against: OperatorType | None = None) -> Self:
+        """Stand as a condition as it is: compared with true, no index would be used for it."""
+        del against
+        return self
+
+
+class not_among(among):  # noqa: N801 - as above
+    """Whether a column's value is not in a list that is one parameter."""
+
+    inherit_cache = True
+    name = "not_among"
+
 
 def is_in(column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
     """Whether a column's value is one of these; as ``among``, with the values at hand."""
@@ -97,7 +110,11 @@ class number_of(FunctionElement[int]):  # noqa: N801 - as above
 @compiles(among)
 def _among_sqlite(element: among, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - SQLAlchemy's own
     column, listed = (compiler.process(part, **kw) for part in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({listed}))"  # noqa: S608 - made of compiled parts
+    return f"{column} {_sign(element)} (SELECT value FROM json_each({listed}))"  # noqa: S608 - of compiled parts
+
+
+def _sign(element: among) -> str:
+    return "NOT IN" if isinstance(element, not_among) else "IN"
 
 
 @compiles(among, "postgresql")
@@ -108,13 +125,14 @@ def _among_postgresql(element: among, compiler: SQLCompiler, **kw: Any) -> str: 
     member = f"json_array_elements_text(CAST({listed} AS JSON))"
     is_number = isinstance(first.type, BigInteger)
     member = f"CAST({member} AS BIGINT)" if is_number else member
-    return f"{column} = ANY (ARRAY(SELECT {member}))"
+    sign = "<> ALL" if isinstance(element, not_among) else "= ANY"
+    return f"{column} {sign} (ARRAY(SELECT {member}))"
 
 
 @compiles(among, "mysql", "mariadb")
 def _among_mysql(element: among, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - as above
     column, listed = (compiler.process(part, **kw) for part in element.clauses)
-    return f"{column} IN {listed}"
+    return f"{column} {_sign(element)} {listed}"
 
 
 @compiles(each_of)
