@@ -17,7 +17,7 @@ is committed together; each says which table it writes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    and_,
     bindparam,
     exists,
     func,
@@ -37,7 +38,7 @@ from sqlalchemy import (
 )
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, row_sources
-from b24sync.core.model import Batch, BatchState, Row, RowState
+from b24sync.core.model import Batch, BatchState, Link, LinkState, Row, RowState
 from b24sync.edge import lanes, suspects
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import (
@@ -53,7 +54,7 @@ from b24sync.edge.lanes import Lane
 from b24sync.edge.links import forget_sent
 from b24sync.edge.lists import Listed, Mapped, among, not_among, number_of
 from b24sync.edge.results import count, insert_results, result_row, unknown
-from b24sync.edge.tables import batch, outbox
+from b24sync.edge.tables import batch, link, outbox
 
 MOST_FOLLOWERS = 5000
 """How many rows behind their heads one claim reads; bounds its time and memory."""
@@ -64,12 +65,14 @@ class Heads:
     """What one look at a lane found.
 
     Shape: ``rows`` are the first unfinished ones of their entities, ``followed`` those of them with
-    later rows behind them. ``more``: there may be more to read.
+    later rows behind them. ``links`` are those of their entities, as far as there are any. ``more``:
+    there may be more to read.
     """
 
     rows: tuple[Row, ...]
     followed: frozenset[int]
     more: bool
+    links: Mapping[tuple[str, str], Link] = field(default_factory=dict[tuple[str, str], Link])
 
 
 def read_heads(
@@ -112,14 +115,38 @@ def read_heads(
         rows=tuple(row_of(row) for row in heads),
         followed=frozenset(row["id"] for row in heads if row["is_followed"]),
         more=len(found) == limit,
+        links={
+            (row["kind"], row["entity_key"]): Link(
+                kind=row["kind"],
+                key=row["entity_key"],
+                remote_id=row["link_remote_id"],
+                generation=row["link_generation"],
+                state=LinkState(row["link_state"]),
+                sent=row["link_sent_fields"],
+            )
+            for row in heads
+            if row["link_state"] is not None
+        },
     )
 
 
 @lru_cache
 def _due_rows(*, kinds: bool, without: bool, only: bool) -> Select[*tuple[Any, ...]]:
     """The next due rows of a lane; narrowed, if at all, by lists that are one parameter each."""
+    of_entity = and_(
+        link.c.portal == outbox.c.portal,
+        link.c.kind == outbox.c.kind,
+        link.c.entity_key == outbox.c.entity_key,
+    )
+    known = ("remote_id", "generation", "state", "sent_fields")
     statement = (
-        select(outbox, is_behind().label("is_behind"), is_followed().label("is_followed"))
+        select(
+            outbox,
+            is_behind().label("is_behind"),
+            is_followed().label("is_followed"),
+            *(link.c[name].label(f"link_{name}") for name in known),
+        )
+        .select_from(outbox.outerjoin(link, of_entity))
         .where(
             outbox.c.portal == bindparam("code"),
             outbox.c.lane == bindparam("number"),

@@ -62,13 +62,20 @@ def settle(
     Writes, under the guard of the batch's state: batch; result; outbox; dead; link; rollup;
     duplicate.
     """
+    all_leave = all(settlement.final for settlement in settlements)
+    if trusting and all_leave and connection.dialect.update_returning:
+        closed = {"number": batch_id, "status": http_status}
+        fence = connection.execute(_CLOSE, closed).first()
+        if fence is not None:
+            sent = Sent(batch_id=batch_id, sent_at=fence[0], http_status=http_status)
+            found = write_out(connection, sent, settlements, int(fence[1]))
+            return Settled(recorded=True, duplicates=found)
     fence = connection.execute(_FENCE, {"number": batch_id}).one()
     state, sent_at, now = fence[0], fence[1], int(fence[2])
     if BatchState(state) not in batch_sources(BatchEvent.SETTLE):
         return _keep_late(connection, batch_id, settlements, now)
     answered = settlements
-    leave = trusting and all(settlement.final for settlement in settlements)
-    if not leave or state != BatchState.SENDING:
+    if not (trusting and all_leave) or state != BatchState.SENDING:
         settlements = still_in(connection, batch_id, settlements)
     in_doubt = any(settlement.in_doubt for settlement in settlements)
     _answer(connection, batch_id, in_doubt=in_doubt, http_status=http_status)
@@ -179,6 +186,11 @@ _DOUBT = (
     .values(state=str(BatchState.DOUBT), answered_at=now_ms(), http_status=bindparam("status"))
 )
 _ANSWER = _DOUBT.values(state=str(BatchState.ANSWERED), closed_at=now_ms())
+
+_CLOSE = _ANSWER.where(batch.c.state == str(BatchState.SENDING)).returning(
+    batch.c.sending_at, now_ms()
+)
+"""Fence and answer in one, where the database gives back what it has updated."""
 
 
 def _answer(
