@@ -19,6 +19,7 @@ from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RetryPolicy
 from b24sync.core.policies import Policy, declared_policies
 from b24sync.core.refs import is_list, is_mapping
+from b24sync.core.retention import DAY_MS, Grain, Keep
 from b24sync.edge.database import parse_url
 from b24sync.edge.tokens import Keyring, parse_webhook
 
@@ -74,10 +75,21 @@ class Settings:
     """How often old results are removed."""
     audit_s: float = 86400.0
     """How often a portal is asked whether markers occur more than once on it."""
+    result_partition: str = Grain.MONTH
+    """How long a partition of results is, which is what is removed at once: ``month``, ``day``, or
+    ``none``, where partitions cannot be made and results are removed in chunks."""
     result_days: float = 30.0
-    """How long results and closed batches are kept."""
+    """How long results are kept, at least; a partition goes when the last of its results may."""
+    batch_days: float = 30.0
+    """How long closed batches are kept."""
+    rollup_minute_days: float = 7.0
+    """How long counts are kept per minute; after that, per hour."""
     rollup_days: float = 400.0
-    """How long the counts per minute are kept."""
+    """How long the counts are kept."""
+    closed_days: float = 400.0
+    """How long dead letters and duplicates are kept that somebody has dealt with."""
+    budget_days: float = 30.0
+    """How long it is remembered how much time a method takes that is not used any more."""
     trusted_hosts: tuple[str, ...] = ()
     """Hosts that a portal may move to by itself, besides those of the cloud: ``crm.example.com``,
     ``.example.com``."""
@@ -103,8 +115,28 @@ class Settings:
                 raise SettingsError(name, f"{value}; more than 0 is needed")
         if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
             raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
+        if self.result_partition not in set(Grain):
+            known = ", ".join(Grain)
+            raise SettingsError("result_partition", f"{self.result_partition!r} is none of {known}")
         if not self.queue:
             raise SettingsError("queue", "is empty; name the queue of the tasks")
+
+    @property
+    def grain(self) -> Grain:
+        """How long a partition of results is."""
+        return Grain(self.result_partition)
+
+    @property
+    def keep(self) -> Keep:
+        """How long what is over is kept."""
+        return Keep(
+            results_ms=int(self.result_days * DAY_MS),
+            batches_ms=int(self.batch_days * DAY_MS),
+            minutes_ms=int(self.rollup_minute_days * DAY_MS),
+            rollups_ms=int(self.rollup_days * DAY_MS),
+            closed_ms=int(self.closed_days * DAY_MS),
+            budgets_ms=int(self.budget_days * DAY_MS),
+        )
 
     @property
     def retry_policy(self) -> RetryPolicy:
@@ -132,7 +164,11 @@ _POSITIVE = (
     "prune_s",
     "audit_s",
     "result_days",
+    "batch_days",
+    "rollup_minute_days",
     "rollup_days",
+    "closed_days",
+    "budget_days",
 )
 
 

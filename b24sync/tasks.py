@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError as BrokerGone
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from b24sync import auditing
+from b24sync import auditing, pruning
 from b24sync.auditing import Audited
 from b24sync.core.errors import DatabaseError, SettingsError
 from b24sync.core.model import HaltMode
@@ -184,37 +184,23 @@ def _recover(connection: Connection, number: int) -> None:
 
 @shared_task(throws=GONE, name="b24sync.prune", ignore_result=True, acks_late=False, max_retries=0)
 def prune() -> int:
-    """Remove results, batches and counts that are older than they are to be kept."""
+    """Make partitions ahead, and remove what is over and old; the rows removed one by one.
+
+    What does not end within a slice is gone on with by the next run.
+    """
     host = _host()
     world = host.world()
-    begin = partial(
-        chores.begin,
-        name="prune",
-        every_ms=int(world.settings.prune_s * 1000),
-        lease_ms=CHORE_LEASE_MS,
-    )
-    token = transact(world.engine, begin)
-    if token is None:
+    begun_s = world.clock()
+
+    def lasting() -> bool:
+        return not host.stopping.is_set() and world.clock() - begun_s < world.settings.slice_s
+
+    every_ms = int(world.settings.prune_s * 1000)
+    done = pruning.prune(world, every_ms=every_ms, lasting=lasting)
+    if done is None:
         return 0
-    removed = _pruned(host, world)
-    transact(world.engine, partial(chores.end, name="prune", token=token))
-    log.info("pruned rows=%d", removed)
-    return removed
-
-
-def _pruned(host: Host, world: World) -> int:
-    day_ms = 86_400_000
-    keep = chores.Retention(
-        results_ms=int(world.settings.result_days * day_ms),
-        rollups_ms=int(world.settings.rollup_days * day_ms),
-    )
-    begun_s, removed = world.clock(), 0
-    while not host.stopping.is_set() and world.clock() - begun_s < world.settings.slice_s:
-        gone = transact(world.engine, partial(chores.prune_chunk, keep=keep))
-        if gone == 0:
-            break
-        removed += gone
-    return removed
+    log.info("pruned rows=%d partitions=%d", done.rows, len(done.dropped))
+    return done.rows
 
 
 @shared_task(throws=GONE, name=AUDIT, ignore_result=True, acks_late=False, max_retries=0)

@@ -29,6 +29,7 @@ from b24sync.cli import (
     links,
     load,
     portals,
+    pruning,
     replays,
     results,
     rotating,
@@ -90,6 +91,7 @@ for _command in (
     replays.drop,
     duplicates.duplicates,
     auditing.audit,
+    pruning.prune,
     sandboxes.sandbox,
 ):
     b24sync.add_command(_command)

@@ -44,7 +44,7 @@ def upgrade(desk: Desk, dialect: str | None, *, as_json: bool) -> None:
         return
     with _engine(desk) as engine:
         before = schema.current(engine)
-        schema.upgrade(engine)
+        schema.upgrade(engine, grain=desk.settings().grain)
         after = schema.current(engine)
     if as_json:
         desk.emit({"before": before, "after": after})
@@ -68,7 +68,7 @@ def check(desk: Desk, *, as_json: bool) -> int:
     Columns, checks, indexes and collations are compared, and the server's own settings looked at.
     """
     with _engine(desk) as engine:
-        problems = schema.check(engine)
+        problems = schema.check(engine, desk.settings().grain)
     if as_json:
         found = [{"subject": p.subject, "text": p.text, "blocks": p.blocks} for p in problems]
         desk.emit({"problems": found})

@@ -13,7 +13,7 @@ from b24sync.cli.layout import NARROW, counted, number, record, span, table, utc
 from b24sync.cli.portals import state_text
 from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome, RowState
-from b24sync.edge import views
+from b24sync.edge import partitions, views
 from b24sync.edge.database import reading
 from b24sync.edge.views import Backlog, LaneView, Overview, PortalView, StopView
 
@@ -62,18 +62,20 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
     """
     with desk.opened() as world, reading(world.engine) as connection:
         over, webhook_url = views.overview(connection), world.settings.webhook_url
+        notes = [found.text for found in partitions.problems(connection, world.settings.grain)]
     codes = [code for code in (*over.portals, *over.unknown) if portal in (None, code)]
     if portal is not None and not codes:
         known = ", ".join(over.portals) or "none yet"
         raise Refused(f"there is no portal {portal!r}; known are: {known}")
     if as_json:
-        desk.emit({"portals": [_document(over, code, webhook_url) for code in codes]})
+        documents = [_document(over, code, webhook_url) for code in codes]
+        desk.emit({"portals": documents, "to_do": notes})
         return
     if not codes:
         desk.note("no portals and no changes yet; `b24sync portal add CODE` makes a portal known")
         return
     desk.show(_rows(over, codes, is_narrow=desk.out.width < NARROW), Text())
-    parts: list[Text | Table] = []
+    parts: list[Text | Table] = [_task("results", note + ".", "yellow") for note in notes]
     for code in codes:
         for stop in over.stops.get(code, ()):
             parts += _stopped(stop)

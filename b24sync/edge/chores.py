@@ -1,14 +1,9 @@
 """Periodic chores, each run by one process at a time, however many beats there are."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, func, or_, select, update
 
 from b24sync.edge.database import insert_missing, now_ms
-from b24sync.edge.tables import batch, chore, lane, outbox, portal, result, rollup
-
-CHUNK = 1000
-"""Rows removed in one transaction: short enough to stand in nobody's way."""
+from b24sync.edge.tables import chore, lane, outbox, portal
 
 
 def begin(connection: Connection, name: str, *, every_ms: int, lease_ms: int) -> int | None:
@@ -31,6 +26,20 @@ def begin(connection: Connection, name: str, *, every_ms: int, lease_ms: int) ->
     if begun.rowcount != 1:
         return None
     return int(connection.execute(select(chore.c.token).where(chore.c.name == name)).scalar_one())
+
+
+def hold(connection: Connection, name: str, token: int, *, lease_ms: int) -> bool:
+    """Own a chore for longer; whether it is still ours.
+
+    Units: ``lease_ms`` from now.
+    Writes: chore.
+    """
+    held = connection.execute(
+        update(chore)
+        .where(chore.c.name == name, chore.c.token == token, chore.c.lease_until > 0)
+        .values(lease_until=now_ms() + lease_ms)
+    )
+    return held.rowcount == 1
 
 
 def end(connection: Connection, name: str, token: int) -> None:
@@ -94,49 +103,3 @@ def forget_batch(connection: Connection, batch_id: int) -> None:
         )
         .values(open_batch_id=None)
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How long what is over is kept.
-
-    Units: milliseconds.
-    """
-
-    results_ms: int
-    rollups_ms: int
-
-
-def prune_chunk(connection: Connection, keep: Retention) -> int:
-    """Remove some of what is older than it is to be kept; 0, there is no more.
-
-    Writes: result, batch, rollup.
-    """
-    removed = 0
-    old_results = (
-        select(result.c.id)
-        .where(result.c.finished_at < now_ms() - keep.results_ms)
-        .order_by(result.c.finished_at)
-        .limit(CHUNK)
-    )
-    ids = list(connection.execute(old_results).scalars())
-    if ids:
-        removed += connection.execute(result.delete().where(result.c.id.in_(ids))).rowcount
-    old_batches = (
-        select(batch.c.id).where(batch.c.closed_at < now_ms() - keep.results_ms).limit(CHUNK)
-    )
-    ids = list(connection.execute(old_batches).scalars())
-    if ids:
-        removed += connection.execute(batch.delete().where(batch.c.id.in_(ids))).rowcount
-    old_counts = (
-        select(rollup.c.minute)
-        .where(rollup.c.minute < now_ms() - keep.rollups_ms)
-        .order_by(rollup.c.minute)
-        .limit(CHUNK)
-    )
-    minutes = list(connection.execute(old_counts).scalars())
-    if minutes:
-        # A minute has a row per portal and outcome; the last one goes whole.
-        gone = rollup.delete().where(rollup.c.minute <= minutes[-1])
-        removed += connection.execute(gone).rowcount
-    return removed

@@ -8,7 +8,8 @@ those that the code expects is asked in ``drift``, what the server lacks in ``se
 """
 
 import io
-from collections.abc import Callable, Generator, Mapping
+import sqlite3
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -33,8 +34,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 
 from b24sync.core.errors import DatabaseError
-from b24sync.edge import database, tables
+from b24sync.core.retention import Grain, missing
+from b24sync.edge import database, partitions, tables
 from b24sync.edge.drift import Problem, differences
+from b24sync.edge.partitions import schema_of
 from b24sync.edge.server import server_problems
 
 VERSION_TABLE = "b24sync_alembic_version"
@@ -58,15 +61,41 @@ def scripts() -> Path:
     raise DatabaseError(f"the migrations are missing; the package at {package} is not whole")
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables to a version, by default to this code's.
+def upgrade(engine: Engine, revision: str = "head", *, grain: Grain = Grain.MONTH) -> None:
+    """Bring the tables to a version, by default to this code's, and make the first partitions.
 
+    ``grain`` is how long the partitions of results are. What hinders them hinders no upgrade: the
+    results have a catch-all, and the next run of ``prune`` makes them.
     Raises: DatabaseError when the database cannot be used, or another history made the tables.
     Writes: all tables, under a lock that lets one upgrade through at a time.
     """
+    _let_the_file_shrink(engine)
     with alone(engine) as connection:
         _refuse_what_is_not_ours(connection)
         _run(connection, lambda config: command.upgrade(config, revision))
+    with _in_plain_words(engine):
+        found = partitions.current(engine)
+        if found is not None:
+            partitions.prepare(engine, missing(found.dated, grain, found.now_ms))
+
+
+def _let_the_file_shrink(engine: Engine) -> None:
+    """A new SQLite file will be able to give pages back; an older one would have to be rewritten."""
+    if engine.dialect.name != "sqlite":
+        return
+    with _in_plain_words(engine), engine.connect() as connection:
+        # Beside any transaction, which is where SQLite rewrites a file.
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute("SELECT count(*) FROM sqlite_master")
+            if cursor.fetchone() == (0,):
+                cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                cursor.execute("VACUUM")
+        except sqlite3.OperationalError:
+            # Somebody else makes the tables just now, and has made this choice.
+            pass
+        finally:
+            cursor.close()
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -114,9 +143,10 @@ def sql(url: str, revision: str = "head") -> str:
     return config.output_buffer.getvalue()
 
 
-def check(engine: Engine) -> tuple[Problem, ...]:
+def check(engine: Engine, grain: Grain = Grain.MONTH) -> tuple[Problem, ...]:
     """Everything that is wrong with the database and its tables, as far as can be seen.
 
+    ``grain`` is how long the partitions of results are to be.
     Shape: none if all is well. Tables of another version are not compared any further.
     Raises: DatabaseError when the database cannot be used.
     """
@@ -125,7 +155,8 @@ def check(engine: Engine) -> tuple[Problem, ...]:
         version = version_problem(connection)
         if version is not None:
             return (*found, Problem(subject="tables", text=version))
-        return (*found, *differences(connection, schema_of(connection)))
+        found += differences(connection, schema_of(connection))
+        return (*found, *partitions.problems(connection, grain))
 
 
 def ensure_current(engine: Engine) -> None:
@@ -228,13 +259,6 @@ def heads(connection: Connection) -> tuple[str, ...]:
         return ()
     versions = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32)), schema=schema)
     return tuple(connection.execute(select(versions.c.version_num)).scalars())
-
-
-def schema_of(connection: Connection) -> str | None:
-    """The schema that ``make_engine`` was told to use; None for the database's usual one."""
-    translated: Mapping[str | None, str | None]
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
-    return translated.get(None)
 
 
 def table_names(connection: Connection) -> tuple[str, ...]:

@@ -24,16 +24,21 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     String,
     Table,
     Text,
     UniqueConstraint,
+    event,
     false,
     text,
     true,
 )
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.types import TypeEngine
 
 from b24sync.core.model import (
@@ -70,6 +75,19 @@ MYSQL_OPTIONS: dict[str, Any] = {
         "collate": "utf8mb4_bin",
     }.items()
 }
+
+REST = "rest"
+"""The catch-all among the partitions of results: what fits into no other one stands there."""
+BY_TIME: dict[str, Any] = {
+    "postgresql_partition_by": "RANGE (finished_at)",
+    **{
+        f"{name}_partition_by": (
+            f"RANGE (finished_at) (PARTITION {REST} VALUES LESS THAN MAXVALUE)"
+        )
+        for name in WHOLE
+    },
+}
+"""Dated partitions are made later, ahead of their time; SQLite has none."""
 
 metadata = MetaData(naming_convention=NAMING)
 
@@ -133,6 +151,31 @@ def _sqlite_types() -> CheckConstraint:
     ]
     conditions.append("(method IS NULL OR typeof(method) = 'text' AND length(method) <= 128)")
     return CheckConstraint(" AND ".join(conditions), name="types").ddl_if(dialect="sqlite")
+
+
+class TimedKey(PrimaryKeyConstraint):
+    """The primary key of a table in partitions, which must hold what they are cut by.
+
+    For the code the id alone is the key, and it is unique by its sequence on every database.
+    """
+
+
+@compiles(TimedKey, "postgresql")
+@compiles(TimedKey, *WHOLE)
+def _timed_key(key: TimedKey, compiler: DDLCompiler, **_kw: object) -> str:
+    return f"CONSTRAINT {compiler.preparer.format_constraint(key)} PRIMARY KEY (id, finished_at)"
+
+
+class RestPartition(ExecutableDDLElement):
+    """Makes PostgreSQL's catch-all partition, a table of its own there."""
+
+
+@compiles(RestPartition)
+def _rest_partition(_element: RestPartition, compiler: DDLCompiler, **_kw: object) -> str:
+    write = compiler.preparer.format_table
+    # Tables and not just names, so that they come to stand in the schema of the others.
+    rest = write(Table(f"{result.name}_{REST}", MetaData()))
+    return f"CREATE TABLE {rest} PARTITION OF {write(Table(result.name, MetaData()))} DEFAULT"
 
 
 portal = Table(
@@ -405,7 +448,7 @@ Index("ix_b24sync_batch_closed", batch.c.portal, batch.c.lane, batch.c.closed_at
 result = Table(
     PREFIX + "result",
     metadata,
-    Column("id", _id(), primary_key=True),
+    Column("id", _id()),
     Column("finished_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("outbox_id", BigInteger, nullable=False),
     Column("portal", _exact(PORTAL_LENGTH), nullable=False),
@@ -428,6 +471,7 @@ result = Table(
     Column("sent_at", BigInteger),
     Column("duration_ms", Integer),
     Column("headers", _json()),
+    TimedKey("id"),
     CheckConstraint(_one_of("outcome", ResultOutcome), name="outcome"),
     CheckConstraint(
         "(outcome = 'merged') = (merged_into IS NOT NULL)", name="merged_names_its_row"
@@ -437,6 +481,7 @@ result = Table(
         name="final",
     ),
     sqlite_autoincrement=True,
+    **BY_TIME,
     **MYSQL_OPTIONS,
 )
 """One row per outbox row per judged attempt, append only; the final one says how it ended."""
@@ -459,6 +504,7 @@ Index("ix_b24sync_result_outcome", result.c.portal, result.c.outcome, result.c.f
     callable_=_has_whole_indexes
 )
 Index("ix_b24sync_result_finished", result.c.finished_at)
+event.listen(result, "after_create", RestPartition().execute_if(dialect="postgresql"))
 
 dead = Table(
     PREFIX + "dead",

@@ -14,6 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.types import TypeEngine
 
 revision = "b24sync_0001"
@@ -38,6 +41,16 @@ MYSQL_OPTIONS: dict[str, Any] = {
     }.items()
 }
 NOTHING: Mapping[str, Any] = {}
+BY_TIME: dict[str, Any] = {
+    "postgresql_partition_by": "RANGE (finished_at)",
+    **{
+        f"{dialect}_partition_by": (
+            "RANGE (finished_at) (PARTITION rest VALUES LESS THAN MAXVALUE)"
+        )
+        for dialect in ("mysql", "mariadb")
+    },
+}
+"""Results are removed by partitions; the dated ones are made when the time is known."""
 
 TABLES = (
     "duplicate",
@@ -54,6 +67,20 @@ TABLES = (
     "lane",
     "portal",
 )
+
+
+class RestPartition(ExecutableDDLElement):
+    """PostgreSQL's partition for results that fit into no other one."""
+
+
+@compiles(RestPartition)
+def _rest_partition(_element: RestPartition, compiler: DDLCompiler, **_kw: object) -> str:
+    metadata = sa.MetaData()
+    rest, whole = (
+        compiler.preparer.format_table(sa.Table(name, metadata))
+        for name in ("b24sync_result_rest", "b24sync_result")
+    )
+    return f"CREATE TABLE {rest} PARTITION OF {whole} DEFAULT"
 
 
 def upgrade() -> None:
@@ -293,7 +320,7 @@ def _result() -> None:
     """One row per judged attempt, append only."""
     _create(
         "result",
-        sa.Column("id", _id(), nullable=False),
+        sa.Column("id", _id(), nullable=False, autoincrement=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=False, server_default=_now()),
         sa.Column("outbox_id", sa.BigInteger(), nullable=False),
         sa.Column("portal", _exact(64), nullable=False),
@@ -316,13 +343,16 @@ def _result() -> None:
         sa.Column("sent_at", sa.BigInteger()),
         sa.Column("duration_ms", sa.Integer()),
         sa.Column("headers", _json()),
-        key=["id"],
+        # A table in partitions has what they are cut by in its key.
+        key=["id"] if _dialect() == "sqlite" else ["id", "finished_at"],
         checks={
             "outcome": "outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'retried', 'skipped', 'unknown', 'unchanged', 'different', 'begun', 'stopped')",
             "merged_names_its_row": "(outcome = 'merged') = (merged_into IS NOT NULL)",
             "final": "final = (outcome IN ('applied', 'merged', 'failed', 'expired', 'cancelled', 'unchanged', 'different'))",
         },
     )
+    if _dialect() == "postgresql":
+        op.execute(RestPartition())
     _index("result", "entity", ["portal", "kind", "entity_key", "finished_at"])
     _index("result", "finished", ["finished_at"])
     if _partial():
@@ -524,6 +554,7 @@ def _create(
         postgresql_with=storage,
         # An id that was used is never used again, which SQLite does only when told.
         sqlite_autoincrement=list(key) == ["id"],
+        **(BY_TIME if name == "result" else NOTHING),
         **MYSQL_OPTIONS,
     )
 

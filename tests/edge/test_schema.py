@@ -17,7 +17,8 @@ from sqlalchemy import Engine, inspect, text
 
 from b24sync import alembic_plugin
 from b24sync.core.errors import DatabaseError
-from b24sync.edge import schema, tables
+from b24sync.core.retention import Grain, missing
+from b24sync.edge import partitions, schema, tables
 from b24sync.edge.database import make_engine, reading, writing
 
 PATIENCE_S = 60
@@ -75,7 +76,7 @@ SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypm
        || a.attnotnull || ' ' || coalesce(pg_get_expr(d.adbin, d.adrelid), '-') || ' '
        || coalesce(l.collname, '-')
   FROM pg_attribute a
-  JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'r'
+  JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
   JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
   LEFT JOIN pg_collation l ON l.oid = a.attcollation
@@ -86,6 +87,11 @@ SELECT t.conname || ' ' || pg_get_constraintdef(t.oid)
  WHERE n.nspname = current_schema()
 UNION ALL
 SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema()
+UNION ALL
+SELECT c.relname || ' ' || coalesce(pg_get_partkeydef(c.oid), '-') || ' '
+       || coalesce(pg_get_expr(c.relpartbound, c.oid), '-')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = current_schema()
 UNION ALL
 SELECT c.relname || ' WITH ' || coalesce(array_to_string(c.reloptions, ','), '-')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -122,6 +128,9 @@ def test_an_upgrade_from_nothing_makes_what_the_code_expects(empty_engine: Engin
     schema.downgrade(empty_engine, "base")
 
     tables.metadata.create_all(empty_engine)
+    found = partitions.current(empty_engine)
+    if found is not None:
+        partitions.prepare(empty_engine, missing(found.dated, Grain.MONTH, found.now_ms))
     expected = _catalogue(empty_engine)
 
     assert migrated == expected
@@ -230,7 +239,9 @@ def test_tables_can_stand_in_a_schema_of_their_own(
     schema.upgrade(engine)
 
     there = set(inspect(plain).get_table_names(schema=queue_name))
-    assert there == {*tables.metadata.tables, schema.VERSION_TABLE}
+    parts = {name for name in there if name.startswith("b24sync_result_")}
+    assert there - parts == {*tables.metadata.tables, schema.VERSION_TABLE}
+    assert len(parts) == 5
     assert [problem for problem in schema.check(engine) if problem.blocks] == []
     schema.downgrade(engine, "base")
     assert inspect(plain).get_table_names(schema=queue_name) == []
