@@ -15,7 +15,7 @@ from b24sync.core.retention import Grain, Partition, expired, is_short, missing
 from b24sync.edge import chores, partitions, retention
 from b24sync.edge.database import now_ms as database_clock
 from b24sync.edge.database import reading, transact
-from b24sync.edge.partitions import MOVED_AT_MOST, HinderedError, Partitions, Stored
+from b24sync.edge.partitions import MOVED_AT_MOST, CrowdedError, HinderedError, Partitions, Stored
 from b24sync.edge.retention import BATCHES, DEAD, DUPLICATES, Aged, Counted
 from b24sync.world import World
 
@@ -26,7 +26,7 @@ LEASE_MS = 300_000
 HOLD_S = 60.0
 """How often a run that takes long says that it is still there."""
 
-MINUTES, COUNTS, BUDGETS, PAGES = "counts per minute", "counts", "method budgets", "empty pages"
+MINUTES, COUNTS, BUDGETS = "counts per minute", "counts", "method budgets"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,7 +181,7 @@ class _Run:
         self._fold(now - keep.rollups_ms, retention.hours(now - keep.minutes_ms))
         self._repeat(BUDGETS, partial(retention.remove_budgets, before_ms=now - keep.budgets_ms))
         while self._goes_on():
-            if transact(self.world.engine, retention.free_pages) == 0:
+            if retention.free_pages(self.world.engine) == 0:
                 break
         self.done.is_over = self._goes_on() and not self.done.hindered
 
@@ -203,9 +203,13 @@ class _Run:
                 return
             try:
                 partitions.make(self.world.engine, part, at_most=at_most)
-            except HinderedError as error:
+            except CrowdedError as error:
                 self._hindered(f"partition {part.name} cannot be made", error)
                 continue
+            except HinderedError as error:
+                # Who holds a lock holds it against the next one too, and each try lets others wait.
+                self._hindered(f"partition {part.name} cannot be made", error)
+                return
             self.done.made.append(part.name)
             log.info("partition_made name=%s", part.name)
 

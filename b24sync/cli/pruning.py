@@ -150,9 +150,9 @@ def _show_pruned(desk: Desk, done: Pruned, left: tuple[str, ...], *, as_json: bo
     for part in done.dropped:
         rows = counted(part.rows, "result")
         desk.show(Text(f"dropped partition {part.name}: about {rows}, {_size(part.size)}"))
-    for what, rows in done.removed.items():
-        if rows:
-            desk.show(Text(f"removed {number(rows).plain} {what}"))
+    for what, gone in done.removed.items():
+        if gone:
+            desk.show(Text(f"removed {number(gone).plain} {what}"))
     if not (done.made or done.dropped or done.rows):
         desk.show(Text("nothing was old enough to go", "green"))
     for why in (*done.hindered, *left):

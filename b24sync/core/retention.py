@@ -74,15 +74,13 @@ def period(grain: Grain, at_ms: int) -> tuple[int, int]:
     """
     at = _EPOCH + timedelta(milliseconds=min(max(at_ms, BEGINNING_MS), LATEST_MS))
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    match grain:
-        case Grain.MONTH:
-            first = midnight.replace(day=1)
-            # From the first of any month, 32 days on is always in the next one.
-            return _ms(first), _ms((first + timedelta(days=32)).replace(day=1))
-        case Grain.DAY:
-            return _ms(midnight), _ms(midnight + timedelta(days=1))
-        case Grain.NONE:
-            return BEGINNING_MS, END_MS
+    if grain is Grain.DAY:
+        return _ms(midnight), _ms(midnight + timedelta(days=1))
+    if grain is Grain.NONE:
+        return BEGINNING_MS, END_MS
+    first = midnight.replace(day=1)
+    # From the first of any month, 32 days on is always in the next one.
+    return _ms(first), _ms((first + timedelta(days=32)).replace(day=1))
 
 
 def missing(there: Iterable[Partition], grain: Grain, now_ms: int) -> tuple[Partition, ...]:

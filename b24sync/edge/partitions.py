@@ -58,6 +58,10 @@ class HinderedError(Exception):
     """Something about partitions could not be done now; in one line, why."""
 
 
+class CrowdedError(HinderedError):
+    """The catch-all holds too much for it to be moved without anybody having said so."""
+
+
 def schema_of(connection: Connection) -> str | None:
     """The schema that ``make_engine`` was told to use; None for the database's usual one."""
     translated: Mapping[str | None, str | None]
@@ -94,9 +98,12 @@ def make(engine: Engine, part: Partition, *, at_most: int | None = MOVED_AT_MOST
     Writes: the table's shape.
     """
     with _brief(engine, longest_ms=LONGEST_MS if at_most is not None else 0) as connection:
-        to_move = _rest_rows(connection, part.from_ms, part.to_ms, at_most)
+        is_cut = connection.dialect.name in MYSQL_NAMES
+        # To cut the catch-all in two, MariaDB and MySQL write all of it anew.
+        stretch = (BEGINNING_MS, END_MS) if is_cut else (part.from_ms, part.to_ms)
+        to_move = _rest_rows(connection, *stretch, at_most)
         if at_most is not None and to_move > at_most:
-            raise HinderedError(f"the catch-all holds more than {at_most} results of its time")
+            raise CrowdedError(f"the catch-all holds more than {at_most} results to move")
         if connection.dialect.name == "postgresql":
             _make_postgresql(connection, part, is_empty=to_move == 0)
         else:

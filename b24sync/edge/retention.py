@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Engine,
     MetaData,
     Select,
     Table,
@@ -336,26 +337,30 @@ def count_budgets(connection: Connection, before_ms: int) -> Counted:
     return Counted(rows=int(found[0]), oldest_ms=found[1])
 
 
-def free_pages(connection: Connection) -> int:
+def free_pages(engine: Engine) -> int:
     """Give some of a SQLite file's empty pages back; how many are still to be given back.
 
     Shape: 0 for other databases, and for files that give none back.
-    Writes: the file.
+    Raises: the driver's own errors.
+    Writes: the file, in a transaction of its own.
     """
-    if connection.dialect.name != "sqlite":
+    if engine.dialect.name != "sqlite":
         return 0
-    if connection.exec_driver_sql("PRAGMA auto_vacuum").scalar() != INCREMENTAL:
-        return 0
-    wanted = _pages_to_free(connection)
-    if wanted:
-        connection.exec_driver_sql(f"PRAGMA incremental_vacuum({min(PAGES, wanted)})").all()
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        try:
+            mode, pages, free = (
+                int(cursor.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("auto_vacuum", "page_count", "freelist_count")
+            )
+            wanted = pages_to_free(pages, free) if mode == INCREMENTAL else 0
+            if wanted:
+                # One page goes with each step, and only a script is stepped to its end: its rows
+                # have no columns, which Python takes for no rows.
+                cursor.executescript(f"PRAGMA incremental_vacuum({min(PAGES, wanted)})")
+        finally:
+            cursor.close()
     return max(0, wanted - PAGES)
-
-
-def _pages_to_free(connection: Connection) -> int:
-    pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-    return pages_to_free(int(pages), int(free))
 
 
 def _unused(before_ms: int) -> ColumnElement[bool]:

@@ -3,12 +3,11 @@
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 
 from b24sync.edge import chores, tables
 from b24sync.edge.database import reading, transact, writing
 from tests.house import (
-    FAR_MS,
     add_batch,
     add_portal,
     add_rows,
@@ -16,65 +15,15 @@ from tests.house import (
     database_now,
     in_threads,
     one,
-    rows_of,
-    states,
 )
 
 HOUR_MS = 3_600_000
-KEEP = chores.Retention(results_ms=2 * HOUR_MS, rollups_ms=4 * HOUR_MS)
 
 
 def begin(engine: Engine, *, every_ms: int = HOUR_MS, lease_ms: int = HOUR_MS) -> int | None:
     """Try to become the one who prunes."""
     work = partial(chores.begin, name="prune", every_ms=every_ms, lease_ms=lease_ms)
     return transact(engine, work)
-
-
-def add_result(engine: Engine, *ages_ms: int) -> None:
-    """Final results that are so old."""
-    now = database_now(engine)
-    with writing(engine) as connection:
-        for age_ms in ages_ms:
-            connection.execute(
-                insert(tables.result).values(
-                    finished_at=now - age_ms,
-                    outbox_id=age_ms,
-                    portal="default",
-                    kind="contact",
-                    entity_key="a",
-                    operation="add",
-                    outcome="applied",
-                    final=True,
-                    attempt=1,
-                    enqueued_at=now - age_ms,
-                )
-            )
-
-
-def add_counts(engine: Engine, *ages_ms: int, portals: int = 1) -> None:
-    """Counts of minutes that are so old, for so many portals."""
-    now = database_now(engine)
-    with writing(engine) as connection:
-        connection.execute(
-            insert(tables.rollup),
-            [
-                {
-                    "portal": f"p{number}",
-                    "minute": now - age_ms,
-                    "outcome": "applied",
-                    "n": 1,
-                    "latency_sum_ms": 1,
-                    "latency_max_ms": 1,
-                }
-                for age_ms in ages_ms
-                for number in range(portals)
-            ],
-        )
-
-
-def prune(engine: Engine) -> int:
-    """Remove one chunk."""
-    return transact(engine, partial(chores.prune_chunk, keep=KEEP))
 
 
 def test_of_many_who_begin_at_once_one_does(engine: Engine) -> None:
@@ -177,36 +126,18 @@ def test_another_batch_of_the_lane_is_not_forgotten(engine: Engine) -> None:
     assert one(engine, tables.lane)["open_batch_id"] == latter
 
 
-def test_only_what_is_old_is_removed(engine: Engine) -> None:
-    """Results and closed batches after one span, counts after another; what is open stays."""
-    add_portal(engine)
-    add_result(engine, HOUR_MS, 3 * HOUR_MS)
-    add_counts(engine, 3 * HOUR_MS, 5 * HOUR_MS)
-    with writing(engine) as connection:
-        old, new = add_batch(connection, "answered"), add_batch(connection, "answered")
-        doubted = add_batch(connection, "doubt")
-    change(engine, tables.batch, {"closed_at": database_now(engine) - HOUR_MS}, id=new)
-    change(engine, tables.batch, {"created_at": 1}, id=doubted)
+def test_a_chore_is_held_longer_by_who_has_it_only(engine: Engine) -> None:
+    """A run that takes long says so; one whose lease somebody else has taken since learns of it."""
+    token = begin(engine, lease_ms=1000)
+    assert token is not None
+    hold = partial(chores.hold, name="prune", lease_ms=HOUR_MS)
 
-    removed = prune(engine)
+    held = transact(engine, partial(hold, token=token))
+    until = one(engine, tables.chore)["lease_until"]
+    stale = transact(engine, partial(hold, token=token - 1))
+    transact(engine, partial(chores.end, name="prune", token=token))
+    ended = transact(engine, partial(hold, token=token))
 
-    assert removed == 3
-    assert [row["outbox_id"] for row in rows_of(engine, tables.result)] == [HOUR_MS]
-    assert [row["id"] for row in rows_of(engine, tables.batch)] == [new, doubted]
-    assert old not in (new, doubted)
-    assert len(rows_of(engine, tables.rollup)) == 1
-    assert prune(engine) == 0
-    assert states(engine) == {}
-
-
-def test_a_chunk_is_not_more_than_a_chunk(
-    sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A year's results are not removed in one transaction, nor a year's counts."""
-    monkeypatch.setattr(chores, "CHUNK", 3)
-    add_result(sqlite_engine, *(FAR_MS * 10 + number for number in range(7)))
-    add_counts(sqlite_engine, *(FAR_MS * 20 + number for number in range(4)), portals=2)
-
-    removed = [prune(sqlite_engine) for _ in range(4)]
-
-    assert removed == [3 + 4, 3 + 4, 1, 0]
+    assert (held, stale, ended) == (True, False, False)
+    assert until > database_now(engine) + HOUR_MS // 2
+    assert one(engine, tables.chore)["lease_until"] == 0
