@@ -43,8 +43,13 @@ SAID: Mapping[str, tuple[str, object]] = {
     "recover_s": ("16", 16.0),
     "prune_s": ("60", 60.0),
     "audit_s": ("3600", 3600.0),
+    "result_partition": ("day", "day"),
     "result_days": ("1.5", 1.5),
+    "batch_days": ("14", 14.0),
+    "rollup_minute_days": ("2", 2.0),
     "rollup_days": ("30", 30.0),
+    "closed_days": ("90", 90.0),
+    "budget_days": ("7", 7.0),
     "trusted_hosts": ("crm.acme.example, .acme.example", ("crm.acme.example", ".acme.example")),
     "ca_bundle": (str(ROOT / "pyproject.toml"), str(ROOT / "pyproject.toml")),
 }

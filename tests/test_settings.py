@@ -30,7 +30,11 @@ POSITIVE = [
     "prune_s",
     "audit_s",
     "result_days",
+    "batch_days",
+    "rollup_minute_days",
     "rollup_days",
+    "closed_days",
+    "budget_days",
 ]
 
 
@@ -47,6 +51,7 @@ POSITIVE = [
         ("secret_key", [new_key(), HUSH], "key 2 is not a key"),
         ("secret_key", [7], "text, or a list of texts, is needed"),
         ("queue", "", "is empty; name the queue of the tasks"),
+        ("result_partition", "week", "'week' is none of month, day, none"),
         ("batch_size", 0, "0; from 1 to 50"),
         ("batch_size", "51", "51; from 1 to 50"),
         ("batch_size", 2.5, "a whole number is needed, not 2.5"),
@@ -85,7 +90,7 @@ def test_spans_and_counts_are_more_than_nothing(name: str, value: int) -> None:
 def test_an_unknown_setting_is_refused_with_those_that_are_known() -> None:
     """A misspelt name would leave a default in force without a word."""
     with pytest.raises(
-        SettingsError, match=r"^b24sync_pumps: is unknown; known are audit_s, batch_size, "
+        SettingsError, match=r"^b24sync_pumps: is unknown; known are audit_s, batch_days, "
     ):
         from_mapping({"b24sync_pumps": 3})
 

@@ -92,6 +92,8 @@ def missing(there: Iterable[Partition], grain: Grain, now_ms: int) -> tuple[Part
     made: list[Partition] = []
     at_ms = now_ms
     for _ in range(AHEAD[grain] + 1 if grain is not Grain.NONE else 0):
+        if at_ms > LATEST_MS:
+            break
         begin, end = period(grain, at_ms)
         made += [
             Partition(name=name_of(gap_from), from_ms=gap_from, to_ms=gap_to)

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from b24sync.core import refs
 from b24sync.core.model import ResultOutcome, RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import dead, lane, link, outbox, result
+from b24sync.edge.tables import dead, lane, link, outbox, portal, result
 
 TROUBLE = (
     ResultOutcome.FAILED,
@@ -171,14 +171,16 @@ def portals_of(connection: Connection, kind: str, key: str) -> tuple[str, ...]:
 
     Writes: nothing.
     """
-    found: set[str] = set()
-    for table in (link, outbox, result, dead):
-        statement = (
-            select(table.c.portal)
-            .where(table.c.kind == kind, table.c.entity_key == key)
-            .group_by(table.c.portal)
+    waits = select(outbox.c.portal).where(outbox.c.kind == kind, outbox.c.entity_key == key)
+    found = set(connection.execute(waits.group_by(outbox.c.portal)).scalars())
+    for table in (link, result, dead):
+        # By portal, because all indexes begin with it; and as a single value, because of a plain
+        # EXISTS PostgreSQL makes a join, and reads the whole history for it.
+        known = select(literal(1)).where(
+            table.c.portal == portal.c.code, table.c.kind == kind, table.c.entity_key == key
         )
-        found.update(connection.execute(statement).scalars())
+        knows = known.limit(1).correlate(portal).scalar_subquery().is_not(None)
+        found.update(connection.execute(select(portal.c.code).where(knows)).scalars())
     return tuple(sorted(found))
 
 

@@ -503,7 +503,11 @@ Index(
 Index("ix_b24sync_result_outcome", result.c.portal, result.c.outcome, result.c.finished_at).ddl_if(
     callable_=_has_whole_indexes
 )
-Index("ix_b24sync_result_finished", result.c.finished_at)
+Index("ix_b24sync_result_finished", result.c.finished_at).ddl_if(callable_=_has_partial_indexes)
+# In partitions MariaDB does not see that its index goes on with the id, and would sort all there is.
+Index("ix_b24sync_result_newest", result.c.finished_at, result.c.id).ddl_if(
+    callable_=_has_whole_indexes
+)
 event.listen(result, "after_create", RestPartition().execute_if(dialect="postgresql"))
 
 dead = Table(

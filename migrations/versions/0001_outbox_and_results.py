@@ -354,10 +354,11 @@ def _result() -> None:
     if _dialect() == "postgresql":
         op.execute(RestPartition())
     _index("result", "entity", ["portal", "kind", "entity_key", "finished_at"])
-    _index("result", "finished", ["finished_at"])
     if _partial():
+        _index("result", "finished", ["finished_at"])
         _index("result", "trouble", ["portal", "finished_at"], where="outcome <> 'applied'")
     else:
+        _index("result", "newest", ["finished_at", "id"])
         _index("result", "outcome", ["portal", "outcome", "finished_at"])
 
 

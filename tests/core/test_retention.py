@@ -1,6 +1,7 @@
 """Partitions in time: dates written by hand, and laws that hold on every calendar."""
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,13 @@ def test_from_days_to_months_the_gap_is_filled() -> None:
     assert made[:2] == (part("2026-11-22", "2026-12-01"), part("2026-12-01", "2027-01-01"))
 
 
+def test_at_the_end_of_the_calendar_no_period_is_made_twice() -> None:
+    """A broken clock is no reason for two partitions of one name."""
+    made = missing((), Grain.MONTH, at("9998-12-01"))
+
+    assert [each.name for each in made] == ["p99981201", "p99990101"]
+
+
 def test_without_partitions_none_are_made_or_missed() -> None:
     """The setting ``none`` leaves everything to the catch-all."""
     now = at("2026-11-21")
@@ -186,7 +194,7 @@ def test_what_is_made_fills_the_gaps_and_nothing_else(
     made = missing(there, grain, now_ms)
 
     ranges = sorted((each.from_ms, each.to_ms) for each in (*there, *made))
-    assert all(one[1] <= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(ranges))
     assert all(each.from_ms < each.to_ms and each.to_ms > now_ms for each in made)
     assert len({each.name for each in made}) == len(made)
     assert missing((*there, *made), grain, now_ms) == ()

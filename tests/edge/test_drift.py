@@ -22,8 +22,8 @@ DAMAGE: Mapping[str, tuple[str, str, str]] = {
     ),
     "a lost index on mariadb": (
         "mariadb",
-        "DROP INDEX ix_b24sync_result_finished ON b24sync_result",
-        "b24sync_result: ix_b24sync_result_finished is missing",
+        "DROP INDEX ix_b24sync_result_newest ON b24sync_result",
+        "b24sync_result: ix_b24sync_result_newest is missing",
     ),
     "an index of other rows": (
         "sqlite postgresql",
