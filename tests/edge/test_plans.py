@@ -93,7 +93,7 @@ class Asked:
                 else:
                     explain = f"EXPLAIN PARTITIONS {statement}"
                     rows = connection.exec_driver_sql(explain, parameters).mappings().all()
-                    found += [look for row in rows for look in _look_mysql(row)]
+                    found += [look for row in rows for look in _look_mysql(dict(row))]
         return found
 
     @property
