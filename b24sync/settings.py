@@ -17,6 +17,7 @@ from b24sync.core.errors import SettingsError
 from b24sync.core.hosts import check_trusted
 from b24sync.core.kinds import Kind
 from b24sync.core.lifecycle import RetryPolicy
+from b24sync.core.limits import egress_group
 from b24sync.core.policies import Policy, declared_policies
 from b24sync.core.refs import is_list, is_mapping
 from b24sync.core.retention import DAY_MS, Grain, Keep
@@ -65,6 +66,10 @@ class Settings:
     """Upper bound of the first delay after a failed attempt; doubles with each."""
     retry_cap_s: float = 3600.0
     """Upper bound of all delays."""
+    egress_group: str | None = None
+    """The address from which these workers call portals, where it is not that of the others."""
+    rate_reserve: float = 5.0
+    """Requests of a portal's rate that are left to people for ten minutes after a call of theirs."""
     pump_s: float = 5.0
     """How often the pump looks for due rows; a lost message costs this much at the most."""
     pump_width: int = 8
@@ -113,6 +118,10 @@ class Settings:
             value = getattr(self, name)
             if value <= 0:
                 raise SettingsError(name, f"{value}; more than 0 is needed")
+        if self.egress_group is not None:
+            egress_group(self.egress_group)
+        if self.rate_reserve < 0:
+            raise SettingsError("rate_reserve", f"{self.rate_reserve}; 0 or more is needed")
         if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
             raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
         if self.result_partition not in set(Grain):

@@ -92,7 +92,12 @@ def build(settings: Settings, *, slots: int = 1) -> World:
     Raises: SettingsError for a database without a driver.
     """
     return World(
-        engine=make_engine(settings.database_url, pool_size=slots, schema=settings.schema),
+        engine=make_engine(
+            settings.database_url,
+            pool_size=slots,
+            schema=settings.schema,
+            egress_group=settings.egress_group,
+        ),
         client=PortalClient(
             connect_timeout_s=settings.connect_timeout_s,
             deadline_s=settings.request_timeout_s,

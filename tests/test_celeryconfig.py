@@ -38,6 +38,8 @@ SAID: Mapping[str, tuple[str, object]] = {
     "max_attempts": ("9", 9),
     "retry_base_s": ("11", 11.0),
     "retry_cap_s": ("1800", 1800.0),
+    "egress_group": ("office-2", "office-2"),
+    "rate_reserve": ("2.5", 2.5),
     "pump_s": ("0.5", 0.5),
     "pump_width": ("3", 3),
     "recover_s": ("16", 16.0),

@@ -52,6 +52,8 @@ POSITIVE = [
         ("secret_key", [7], "text, or a list of texts, is needed"),
         ("queue", "", "is empty; name the queue of the tasks"),
         ("result_partition", "week", "'week' is none of month, day, none"),
+        ("egress_group", "two words", "'two words' is no name: 1 to 64 letters, digits"),
+        ("rate_reserve", -1, "-1.0; 0 or more is needed"),
         ("batch_size", 0, "0; from 1 to 50"),
         ("batch_size", "51", "51; from 1 to 50"),
         ("batch_size", 2.5, "a whole number is needed, not 2.5"),

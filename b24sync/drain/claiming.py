@@ -30,8 +30,9 @@ from b24sync.core.planning import needed_links, plan
 from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
 from b24sync.drain.orders import Order, Tally, milliseconds
+from b24sync.drain.paying import pay
 from b24sync.drain.reconsidering import reconsidered
-from b24sync.edge import budgets, lanes, ledger, rates, suspects, unsent
+from b24sync.edge import budgets, lanes, ledger, suspects, unsent
 from b24sync.edge.lanes import Lane
 from b24sync.edge.links import read_links
 from b24sync.world import World
@@ -210,7 +211,7 @@ def _claimed(  # noqa: PLR0913, PLR0917 - as above
         lanes.stop(connection, mine, gathered.stopped_by)
         return Rest(tally=gathered.tally, stops=True)
     if gathered.questions:
-        wait_ms = rates.spend(connection, mine.tenant)
+        wait_ms = pay(connection, world, mine.tenant)
         asked = tuple(gathered.questions[: world.settings.batch_size])
         return (
             Rest(tally=gathered.tally, rest_ms=wait_ms)
@@ -385,7 +386,8 @@ def _tally(aside: Plan) -> Tally:
 def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
     """One batch of these commands, paid for and written down."""
     verifies = any(command.said is not None for command in gathered.commands)
-    wait_ms = rates.spend(desk.connection, desk.mine.tenant, requests=2 if verifies else 1)
+    requests = 2 if verifies else 1
+    wait_ms = pay(desk.connection, desk.world, desk.mine.tenant, requests=requests)
     if wait_ms > 0:
         return Rest(tally=gathered.tally, rest_ms=wait_ms)
     strict = desk.mode is HaltMode.STRICT

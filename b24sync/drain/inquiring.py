@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from b24sync.core.errors import SendError
 from b24sync.core.lifecycle import METHOD_GRACE_MS, METHOD_PAUSE_MS
+from b24sync.core.limits import late_share
 from b24sync.core.model import Batch, Command, FaultKind, Operation, Outcome, Reply
 from b24sync.core.replies import answers, interpret, method_times, whole_fault
 from b24sync.drain import renewing
@@ -101,6 +102,7 @@ def _pay(connection: Connection, of: Tenant, batch: Batch, reserve: float) -> No
     until = [blocked[c.method] for c in batch.commands if c.method in blocked]
     if until:
         raise NotNow("method_time", max(1, max(until) - tenants.clock(connection)))
+    reserve = max(reserve, late_share(rates.plan_of(of)))
     wait_ms = rates.spend(connection, of, reserve=reserve)
     if wait_ms > 0:
         raise NotNow("rate", wait_ms)

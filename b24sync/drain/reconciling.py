@@ -20,7 +20,8 @@ from b24sync.core.policies import DoubtPolicy, policy_of
 from b24sync.core.settlement import Settlement
 from b24sync.core.surroundings import Entity, Facts
 from b24sync.drain.orders import Tally, milliseconds
-from b24sync.edge import adopting, budgets, doubts, lanes, rates, tenants
+from b24sync.drain.paying import pay
+from b24sync.edge import adopting, budgets, doubts, lanes, tenants
 from b24sync.edge.adopting import KnownRecord
 from b24sync.edge.doubts import InDoubt
 from b24sync.edge.lanes import Lane
@@ -88,7 +89,7 @@ def decide_doubts(
         if stops:
             lanes.stop(connection, mine, decision[0].row.id)
             return Doubts(tally=tally, wait_ms=1)
-    return _asked(connection, mine, tally, asking)
+    return _asked(connection, world, mine, tally, asking)
 
 
 def _told(facts: Facts) -> list[Entity]:
@@ -122,14 +123,18 @@ def _unclaimed(
 
 
 def _asked(
-    connection: Connection, mine: Lane, tally: Tally, asking: Sequence[tuple[InDoubt, Question]]
+    connection: Connection,
+    world: World,
+    mine: Lane,
+    tally: Tally,
+    asking: Sequence[tuple[InDoubt, Question]],
 ) -> Doubts:
     """The questions that may be put now; all of them come back, if nothing is heard of them."""
     if not asking:
         return Doubts(tally=tally)
     blocked = budgets.blocked_methods(connection, mine.tenant)
     questions = tuple(question for _, question in asking if question.method not in blocked)
-    wait_ms = rates.spend(connection, mine.tenant) if questions else 0
+    wait_ms = pay(connection, world, mine.tenant) if questions else 0
     if wait_ms > 0:
         return Doubts(tally=tally, wait_ms=wait_ms)
     batches = {doubt.batch_id for doubt, _ in asking}

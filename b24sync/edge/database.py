@@ -57,6 +57,9 @@ T = TypeVar("T")
 
 MYSQL_NAMES = ("mysql", "mariadb")
 WRITES = "b24sync_writes"
+EGRESS_GROUP = "b24sync_egress_group"
+"""What connections carry of a process that calls portals from an address of its own."""
+
 TRIES = 6
 
 EXTRAS = {
@@ -135,9 +138,16 @@ def parse_url(text: str) -> URL:
     return url
 
 
-def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> Engine:
+def make_engine(
+    text: str,
+    *,
+    pool_size: int = 5,
+    schema: str | None = None,
+    egress_group: str | None = None,
+) -> Engine:
     """An engine for this package's own statements; connects when first used.
 
+    ``egress_group``: the address from which this process calls portals, whatever their rows say.
     Raises: SettingsError for an address or a driver that cannot be used.
     """
     url = parse_url(text)
@@ -164,6 +174,8 @@ def make_engine(text: str, *, pool_size: int = 5, schema: str | None = None) -> 
         _listen_sqlite(engine)
     if schema is not None:
         engine = engine.execution_options(schema_translate_map={None: schema})
+    if egress_group is not None:
+        engine = engine.execution_options(**{EGRESS_GROUP: egress_group})
     return engine
 
 

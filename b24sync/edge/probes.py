@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
+from b24sync.core.limits import late_share
 from b24sync.core.model import PortalState
 from b24sync.core.probes import SCHEDULES, Age
 from b24sync.edge import rates, tenants
@@ -80,7 +81,8 @@ def take(
     )
     if taken.rowcount != 1:
         return None
-    wait_ms = rates.spend(connection, stopped.tenant)
+    of = stopped.tenant
+    wait_ms = rates.spend(connection, of, reserve=late_share(rates.plan_of(of)))
     if wait_ms > 0:
         later = {"probe_at": _now() + wait_ms, "probes": row["probes"]}
         connection.execute(update(portal).where(portal.c.code == code).values(**later))

@@ -601,11 +601,26 @@ bucket = Table(
     Column("level", Double, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
     Column("blocked_until", BigInteger),
+    Column("taught_x", Double),
+    Column("taught_y", Double),
+    Column("taught_at", BigInteger),
+    Column("refusals", BigInteger, nullable=False, server_default="0"),
+    Column("refused_at", BigInteger),
+    Column("people_at", BigInteger),
+    Column("ring_at", BigInteger),
     CheckConstraint("level >= 0", name="level"),
+    CheckConstraint(
+        "(taught_x IS NULL) = (taught_at IS NULL) AND (taught_y IS NULL) = (taught_at IS NULL)",
+        name="taught",
+    ),
     postgresql_with={"fillfactor": "50"},
     **MYSQL_OPTIONS,
 )
-"""The request rate of a portal as all workers together have used it."""
+"""The request rate of a portal as all workers behind one address have used it together.
+
+``taught_*`` is what the portal's refusals say of it; ``people_at``, when a person last called;
+``ring_at``, when somebody rings for the portal.
+"""
 
 method_budget = Table(
     PREFIX + "method_budget",

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from b24sync.core.hosts import trail_of
 from b24sync.core.model import Fault, HaltMode, PortalState
 from b24sync.core.refs import is_mapping
-from b24sync.edge.database import now_ms
+from b24sync.edge.database import EGRESS_GROUP, now_ms
 from b24sync.edge.tables import lane, portal
 
 
@@ -54,6 +54,8 @@ def _now() -> ColumnElement[int]:
 def tenant(connection: Connection, code: str) -> Tenant:
     """The portal of this code, as a lane's owner needs it.
 
+    Its egress group is that of this process, if it has one of its own: so every request of a process
+    is counted in one bucket.
     Raises: sqlalchemy.exc.NoResultFound for an unknown code; callers ask for known ones.
     Writes: nothing.
     """
@@ -65,7 +67,7 @@ def tenant(connection: Connection, code: str) -> Tenant:
         auth_kind=row["auth_kind"],
         secret=row["secret"],
         app_id=row["app_id"],
-        egress_group=row["egress_group"],
+        egress_group=connection.get_execution_options().get(EGRESS_GROUP) or row["egress_group"],
         rate_x=row["rate_x"],
         rate_y=row["rate_y"],
         server_max_s=row["server_max_s"],

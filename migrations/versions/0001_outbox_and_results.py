@@ -430,7 +430,7 @@ def _link() -> None:
 
 
 def _bucket() -> None:
-    """The request rate as all workers together have used it."""
+    """The request rate as all workers behind one address have used it together."""
     _create(
         "bucket",
         sa.Column("portal", _exact(64), nullable=False),
@@ -438,9 +438,20 @@ def _bucket() -> None:
         sa.Column("level", sa.Double(), nullable=False, server_default="0"),
         sa.Column("updated_at", sa.BigInteger(), nullable=False, server_default=_now()),
         sa.Column("blocked_until", sa.BigInteger()),
+        sa.Column("taught_x", sa.Double()),
+        sa.Column("taught_y", sa.Double()),
+        sa.Column("taught_at", sa.BigInteger()),
+        sa.Column("refusals", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("refused_at", sa.BigInteger()),
+        sa.Column("people_at", sa.BigInteger()),
+        sa.Column("ring_at", sa.BigInteger()),
         key=["portal", "egress_group"],
         checks={
             "level": "level >= 0",
+            "taught": (
+                "(taught_x IS NULL) = (taught_at IS NULL) "
+                "AND (taught_y IS NULL) = (taught_at IS NULL)"
+            ),
         },
         storage={"fillfactor": "50"},
     )
