@@ -1,13 +1,15 @@
 """Celery tasks, each a few lines around one call.
 
 A message carries no work: it says "look". Lost, doubled, late or reordered, the result is the same,
-because what is to be done stands in the tables. Hence no countdowns, no Celery retries, no row ids
-in arguments, and early acknowledgement: a message whose worker died is replaced by the next pump.
+because what is to be done stands in the tables. Hence no Celery retries, no row ids in arguments,
+and early acknowledgement: a message whose worker died is replaced by the next pump. The one that
+comes later on purpose, when a portal's rate has room again, only spares waiting for the pump.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from typing import TypedDict
 
 from celery import Celery, current_task, shared_task
@@ -21,10 +23,10 @@ from b24sync import auditing, pruning
 from b24sync.auditing import Audited
 from b24sync.core.errors import DatabaseError, SettingsError
 from b24sync.core.model import HaltMode
-from b24sync.drain import Order, Tally, drain
+from b24sync.drain import Order, Resting, Tally, drain
 from b24sync.drain.probing import probe
 from b24sync.edge import auditing as rounds
-from b24sync.edge import chores, ledger, portals, taking, waiting
+from b24sync.edge import chores, ledger, portals, rates, taking, waiting
 from b24sync.edge.database import transact
 from b24sync.host import Host, host_of
 from b24sync.world import World
@@ -37,6 +39,8 @@ OURS = "b24sync."
 SYNC = "b24sync.sync_entities"
 AUDIT = "b24sync.audit"
 CHORE_LEASE_MS = 300_000
+RING_LATER_S = 0.02
+"""By how much a ring comes after the moment it is for: clocks of hosts differ a little."""
 
 
 GONE = (OperationalError, InterfaceError, DatabaseError, BrokerGone)
@@ -111,7 +115,30 @@ def sync_entities(
     if tally.more and tally.requests and limit is None and not host.stopping.is_set():
         # The slice is over and the work is not: to the end of the queue, behind everyone else.
         _app().tasks[SYNC].delay(portal=portal, kinds=kinds, halt=halt)
+    if limit is None and not host.stopping.is_set():
+        for code, rest in tally.resting.items():
+            _ring_later(world, code, rest, kinds=kinds, halt=halt)
     return _counts(tally)
+
+
+def _ring_later(
+    world: World, code: str, rest: Resting, *, kinds: Sequence[str] | None, halt: str | None
+) -> None:
+    """Ring for a portal when it may be called again, if that is sooner than the next pump.
+
+    One message for each portal at a time, however many runs have found that it rests.
+    """
+    in_ms = max(1, ceil((rest.until_s - world.clock()) * 1000))
+    if in_ms > world.settings.pump_s * 1000:
+        return
+    undertake = partial(rates.may_ring, code=code, egress_group=rest.egress_group, in_ms=in_ms)
+    if transact(world.engine, undertake):
+        countdown_s = in_ms / 1000 + RING_LATER_S
+        _app().tasks[SYNC].apply_async(
+            kwargs={"portal": code, "kinds": kinds, "halt": halt},
+            countdown=countdown_s,
+            expires=countdown_s + world.settings.pump_s,
+        )
 
 
 def _known(world: World, code: str | None) -> str | None:

@@ -24,16 +24,17 @@ from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain import heeding, timing
 from b24sync.drain.claiming import Claim, LaneLost, Look, Ready, Rest, claim, note
 from b24sync.drain.looking import PROBE, Seen, look, patient
-from b24sync.drain.orders import Order, Pass, Tally, milliseconds
+from b24sync.drain.orders import Order, Pass, Resting, Tally, milliseconds
+from b24sync.drain.paying import pay
 from b24sync.drain.reconciling import decide_doubts
 from b24sync.drain.renewing import usable_credential
 from b24sync.drain.sending import dispatch
-from b24sync.edge import lanes, ledger, rates, suspects, taking
+from b24sync.edge import lanes, ledger, suspects, taking
 from b24sync.edge.guards import Raced
 from b24sync.edge.lanes import Lane
 from b24sync.world import Step, World
 
-__all__ = ["Order", "Tally", "drain"]
+__all__ = ["Order", "Resting", "Tally", "drain"]
 
 log = logging.getLogger("b24sync")
 
@@ -134,7 +135,11 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
         partial(lanes.release, mine=mine, served=served.rows, rest_ms=end.rest_ms),
     )
     log.debug("lane_released portal=%s lane=%s rows=%d", mine.tenant.code, mine.lane, served.rows)
-    return served
+    if end.rest_ms is None:
+        return served
+    code, egress_group = mine.tenant.code, mine.tenant.egress_group
+    until_s = world.clock() + end.rest_ms / 1000
+    return served + Tally(resting={code: Resting(egress_group=egress_group, until_s=until_s)})
 
 
 def _recovered(world: World, mine: Lane) -> Lane:
@@ -172,7 +177,7 @@ def _probed(world: World, mine: Lane) -> Pass:
     Only one that answers is sent anything, so that a lost request speaks of itself, and a portal
     that is down for an hour puts one batch in doubt and not hundreds.
     """
-    wait_ms = world.transact(Step.LEARN, partial(rates.spend, of=mine.tenant))
+    wait_ms = world.transact(Step.LEARN, partial(pay, world=world, of=mine.tenant))
     if wait_ms > 0:
         return Pass(tally=Tally(), goes_on=False, rest_ms=wait_ms)
     return _asked(world, mine, NO_FACTS, (PROBE,))

@@ -21,12 +21,24 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resting:
+    """A portal that may not be called for a moment, by those who call it from one address.
+
+    Units: ``until_s`` seconds, by the clock of the world.
+    """
+
+    egress_group: str
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """What a run did.
 
     Shape: ``outcomes`` counts result rows by outcome; ``deferred`` counts rows that went back at no
     charge; ``looks`` counts requests that only read. ``more``: lanes were still due when the run
-    ended.
+    ended. ``resting`` are portals of which a lane was left until a time; that is nothing done, and
+    not compared.
     """
 
     batches: int = 0
@@ -34,18 +46,24 @@ class Tally:
     outcomes: Mapping[str, int] = field(default_factory=dict[str, int])
     deferred: int = 0
     more: bool = False
+    resting: Mapping[str, Resting] = field(default_factory=dict[str, Resting], compare=False)
 
     def __add__(self, other: "Tally") -> "Tally":
         """Both together."""
         outcomes = dict(self.outcomes)
         for outcome, count in other.outcomes.items():
             outcomes[outcome] = outcomes.get(outcome, 0) + count
+        resting = dict(self.resting)
+        for code, rest in other.resting.items():
+            known = resting.get(code, rest)
+            resting[code] = rest if rest.until_s < known.until_s else known
         return Tally(
             batches=self.batches + other.batches,
             looks=self.looks + other.looks,
             outcomes=outcomes,
             deferred=self.deferred + other.deferred,
             more=self.more or other.more,
+            resting=resting,
         )
 
     @property
