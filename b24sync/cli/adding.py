@@ -1,9 +1,11 @@
 """``b24sync portal add``: a portal becomes known, and its credential nobody else's."""
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -19,6 +21,8 @@ from b24sync.cli.desk import (
 )
 from b24sync.cli.layout import record
 from b24sync.cli.secrets import Secret, read_secret, refuse_keyless
+from b24sync.core.errors import SettingsError
+from b24sync.core.limits import PLANS, Rate, egress_group
 from b24sync.core.model import PortalState
 from b24sync.edge import portals, views
 from b24sync.edge.database import reading, transact
@@ -27,24 +31,103 @@ from b24sync.edge.tokens import masked, parse_webhook
 from b24sync.world import World
 
 USUAL = Limits()
-ENTERPRISE = Limits(rate_x=250.0, rate_y=5.0)
 CODE_LENGTH = 64
-RATE_PARTS = 2
 
 
-def read_rate(text: str) -> tuple[float, float]:
+def read_rate(text: str) -> Rate:
     """Requests at once and per second as the command line has them, ``50/2``.
 
     Raises: click.BadParameter.
     """
-    parts = text.split("/")
     try:
-        numbers = [float(part) for part in parts]
+        at_once, per_second = (float(part) for part in text.split("/"))
     except ValueError:
-        numbers = []
-    if len(numbers) != RATE_PARTS or not all(0 < n < math.inf for n in numbers):
-        raise click.BadParameter(f"{text!r}; write e.g. 50/2: 50 at once, 2 per second")
-    return numbers[0], numbers[1]
+        raise click.BadParameter(f"{text!r}; write e.g. 50/2: 50 at once, 2 per second") from None
+    try:
+        return Rate(x=at_once, y=per_second)
+    except SettingsError as error:
+        raise click.BadParameter(f"{text!r}: {error.problem}") from None
+
+
+def read_egress_group(text: str) -> str:
+    """The name of an address from which a portal is called.
+
+    Raises: click.BadParameter.
+    """
+    try:
+        return egress_group(text)
+    except SettingsError as error:
+        raise click.BadParameter(error.problem) from None
+
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def limit_options(command: Command) -> Command:
+    """The options that say what a portal's plan allows: ``plan``, ``rate`` and two more."""
+    options = (
+        click.option(
+            "--plan",
+            type=click.Choice(list(PLANS)),
+            help="The portal's plan: enterprise is called at 250/5, any other at 50/2.",
+        ),
+        click.option(
+            "--rate",
+            type=read_rate,
+            metavar="X/Y",
+            help="Requests at once / per second, instead of the plan's.  [a new one: 50/2]",
+        ),
+        click.option(
+            "--egress-group",
+            type=read_egress_group,
+            metavar="NAME",
+            help="The address it is called from: the portal counts by it, and so do the workers "
+            "that share it.  [a new one: default]",
+        ),
+        click.option(
+            "--server-max",
+            type=click.IntRange(1),
+            metavar="SECONDS",
+            help="When the portal cuts a request.  [a new one: 60]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the command line says of a portal's limits; ``None``, nothing.
+
+    Raises: Refused, if it says it twice.
+    """
+
+    plan: str | None
+    rate: Rate | None
+    egress_group: str | None
+    server_max: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that is none."""
+        if self.plan is not None and self.rate is not None:
+            raise Refused("--plan and --rate exclude each other: a plan is a rate")
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether limits were spoken of at all."""
+        said = (self.plan, self.rate, self.egress_group, self.server_max)
+        return any(each is not None for each in said)
+
+    def over(self, before: Limits) -> Limits:
+        """These limits, where something was said of them; what was not stays."""
+        rate = self.rate if self.plan is None else PLANS[self.plan]
+        return Limits(
+            rate_x=before.rate_x if rate is None else rate.x,
+            rate_y=before.rate_y if rate is None else rate.y,
+            server_max_s=self.server_max or before.server_max_s,
+            egress_group=self.egress_group or before.egress_group,
+        )
 
 
 def _is_local(url: str) -> bool:
@@ -94,16 +177,7 @@ WEBHOOK = Secret(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read them from a file: the JSON of an installation event or of a token answer.",
 )
-@click.option(
-    "--rate", type=read_rate, metavar="X/Y", help="Requests at once / per second.  [default: 50/2]"
-)
-@click.option("--plan", type=click.Choice(["enterprise"]), help="enterprise: a rate of 250/5.")
-@click.option(
-    "--server-max",
-    type=click.IntRange(1),
-    metavar="SECONDS",
-    help="When the portal cuts a request.  [default: 60]",
-)
+@limit_options
 @click.option("--replace", is_flag=True, help="Change the address and credential of a known one.")
 @as_json
 @click.pass_obj
@@ -116,8 +190,9 @@ def add(  # noqa: PLR0913 - one parameter for each option
     app: str | None,
     tokens: str | None,
     tokens_file: Path | None,
-    rate: tuple[float, float] | None,
     plan: str | None,
+    rate: Rate | None,
+    egress_group: str | None,
     server_max: int | None,
     replace: bool,
     as_json: bool,
@@ -128,13 +203,14 @@ def add(  # noqa: PLR0913 - one parameter for each option
     credential, and so are tokens: they are stored encrypted, and not taken from the command line,
     where the shell's history and other users could read them.
     """
-    limits = _limits(rate, plan, server_max)
+    said = Said(plan=plan, rate=rate, egress_group=egress_group, server_max=server_max)
     by_app = Given(app=app, tokens=tokens, tokens_file=tokens_file)
     if by_app.is_anything and (webhook is not None or webhook_file is not None):
         raise Refused("a webhook and --app exclude each other: a portal is called with one of them")
     with desk.opened() as world:
         _refuse_code(world, code, is_replaced=replace)
         refuse_keyless(world)
+        limits = _limits(world, code, said, is_replaced=replace)
         if by_app.is_anything:
             shown = add_by_app(world, code, by_app, limits, is_replaced=replace)
             _added(desk, world, code, shown, as_json=as_json)
@@ -154,15 +230,14 @@ def add(  # noqa: PLR0913 - one parameter for each option
         _added(desk, world, code, masked(url), as_json=as_json)
 
 
-def _limits(
-    rate: tuple[float, float] | None, plan: str | None, server_max: int | None
-) -> Limits | None:
-    """What the options say of the plan; ``None``, they say nothing."""
-    if rate is None and plan is None and server_max is None:
+def _limits(world: World, code: str, said: Said, *, is_replaced: bool) -> Limits | None:
+    """What the options say of the plan, beside what is known; ``None``, they say nothing."""
+    if not said.is_anything:
         return None
-    usual = ENTERPRISE if plan is not None else USUAL
-    x, y = rate or (usual.rate_x, usual.rate_y)
-    return Limits(rate_x=x, rate_y=y, server_max_s=server_max or usual.server_max_s)
+    if not is_replaced:
+        return said.over(USUAL)
+    with reading(world.engine) as connection:
+        return said.over(portals.limits_of(connection, code))
 
 
 def _refuse_code(world: World, code: str, *, is_replaced: bool) -> None:

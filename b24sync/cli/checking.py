@@ -23,6 +23,8 @@ from b24sync.core.refs import is_list, is_mapping
 from b24sync.core.replies import interpret, whole_fault
 from b24sync.drain import renewing
 from b24sync.drain.renewing import Resting, Unusable
+from b24sync.edge import rates
+from b24sync.edge.database import transact
 from b24sync.edge.tenants import Tenant
 from b24sync.world import World
 
@@ -68,6 +70,8 @@ def _ask(world: World, tenant: Tenant, method: str) -> tuple[Reply, Tenant] | Fi
     )
     batch = Batch(labels=("c0",), commands=(command,), single=True)
     call = partial(world.client.call, method=method, deadline_s=DEADLINE_S)
+    # Counted, so that the workers are not refused for it; a person does not wait for them.
+    transact(world.engine, partial(rates.spend, of=tenant, by_person=True))
     try:
         asked = renewing.asked(world, tenant, call, partial(whole_fault, batch))
     except SendError as error:

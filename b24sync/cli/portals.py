@@ -1,16 +1,19 @@
 """``b24sync portal``: which portals there are, and whether they can be called."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 
 import click
 from rich.text import Text
+from sqlalchemy import Connection
 
-from b24sync.cli.adding import add
+from b24sync.cli.adding import Said, add, limit_options
 from b24sync.cli.checking import Finding, check_up
 from b24sync.cli.desk import (
     FAILED,
     Desk,
+    Refused,
     as_json,
     epilog,
     known_portal,
@@ -19,6 +22,7 @@ from b24sync.cli.layout import NARROW, instant, record, table
 from b24sync.cli.moving import move
 from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.faults import advice
+from b24sync.core.limits import Rate
 from b24sync.core.model import HaltMode, PortalState
 from b24sync.edge import portals, tenants, views
 from b24sync.edge.database import reading, transact
@@ -50,9 +54,12 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
     """
     webhook_url = desk.settings().webhook_url
     with desk.opened() as world, reading(world.engine) as connection:
-        found = views.portals(connection)
+        found, rates = views.portals(connection), views.rates(connection)
     if as_json:
-        desk.emit_each(record(view) for view in found)
+        desk.emit_each(
+            {**record(view), "rates": [record(rate) for rate in rates.get(view.code, ())]}
+            for view in found
+        )
         return
     if not found:
         desk.note("no portals yet; `b24sync portal add CODE` makes one known")
@@ -66,7 +73,7 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
             "portal": Text(view.code, "bold"),
             "address": Text(view.base_url),
             "credential": Text(_credential(view, has_webhook=webhook_url is not None)),
-            "rate": Text(f"{view.rate_x:g}/{view.rate_y:g}"),
+            "rate": rate_text(view, rates.get(view.code, ())),
             "halt": Text(view.halt or HaltMode.INDEPENDENT, "" if view.halt else "dim"),
             "state": state_text(view.state),
             "since": Text(instant(view.state_at_ms)),
@@ -97,6 +104,16 @@ def _credential(view: views.PortalView, *, has_webhook: bool) -> str:
         return f"{view.auth_kind}{user}, stored"
     is_set = has_webhook and view.code == DEFAULT_PORTAL
     return "webhook, from the settings" if is_set else "none"
+
+
+def rate_text(view: views.PortalView, rates: Sequence[views.RateView]) -> Text:
+    """A portal's rate, and what its refusals have left of it, by the address that calls it."""
+    plan = f"{view.rate_x:g}/{view.rate_y:g}"
+    lower = [rate for rate in rates if rate.is_lower]
+    if not lower:
+        return Text(plan)
+    said = ", ".join(f"{rate.capacity:g}/{rate.leak_per_s:g}" for rate in lower)
+    return Text(f"{said} of {plan}", "yellow")
 
 
 def state_text(state: str) -> Text:
@@ -134,37 +151,76 @@ def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
     epilog=epilog(
         "b24sync portal set acme --halt strict",
         "b24sync portal set acme --halt default",
-        exits="0  done; 2  there is no such portal or mode",
+        "b24sync portal set acme --plan enterprise",
+        "b24sync portal set acme --rate 40/1.5           less than the plan's, for others' sake",
+        exits="0  done; 2  there is no such portal, mode, plan or rate, or nothing was said",
     ),
 )
 @click.argument("code")
 @click.option(
     "--halt",
-    required=True,
     type=click.Choice([*map(str, HaltMode), USUAL]),
     help="How far a failed change reaches on this portal; default: independent.",
 )
+@limit_options
 @as_json
 @click.pass_obj
-def set_policy(desk: Desk, code: str, *, halt: str, as_json: bool) -> None:
-    """Choose what is done on the portal CODE when a change fails.
+def set_policy(  # noqa: PLR0913 - one parameter for each option
+    desk: Desk,
+    code: str,
+    *,
+    halt: str | None,
+    plan: str | None,
+    rate: Rate | None,
+    egress_group: str | None,
+    server_max: int | None,
+    as_json: bool,
+) -> None:
+    """Choose how fast the portal CODE is called, and what is done there when a change fails.
+
+    A rate that is said here is believed at once, whatever refusals have taught; so say it again
+    when the portal has another plan, or another program leaves its address.
 
     independent: the others go on. chain: what comes after it in its batch waits for the next one.
     strict: its lane stands still until somebody decides, see `b24sync held`. A run that was told a
     mode of its own, as `b24sync sync --halt`, keeps that; a worker heeds a new one when it takes the
     lane anew.
     """
-    mode = None if halt == USUAL else HaltMode(halt)
+    said = Said(plan=plan, rate=rate, egress_group=egress_group, server_max=server_max)
+    if halt is None and not said.is_anything:
+        raise Refused("nothing was said: --halt, --plan, --rate, --egress-group or --server-max")
+    mode = None if halt in (USUAL, None) else HaltMode(halt)
     with desk.opened() as world:
         with reading(world.engine) as connection:
             known_portal(connection, code)
-        transact(world.engine, partial(portals.set_halt, code=code, halt=mode))
+
+        def write(connection: Connection) -> None:
+            if halt is not None:
+                portals.set_halt(connection, code, mode)
+            if said.is_anything:
+                limits = said.over(portals.limits_of(connection, code))
+                portals.set_limits(connection, code, limits)
+
+        transact(world.engine, write)
+        with reading(world.engine) as connection:
+            limits = portals.limits_of(connection, code)
+    document = {"portal": code} | ({} if halt is None else {"halt": mode})
+    if said.is_anything:
+        document |= asdict(limits)
     if as_json:
-        desk.emit({"portal": code, "halt": mode})
-    elif mode is None:
-        desk.show(Text(f"the portal {code} has no halt mode of its own: {HaltMode.INDEPENDENT}"))
-    else:
+        desk.emit(document)
+        return
+    if mode is not None:
         desk.show(Text(f"the halt mode of the portal {code} is {mode}"))
+    elif halt is not None:
+        desk.show(Text(f"the portal {code} has no halt mode of its own: {HaltMode.INDEPENDENT}"))
+    if said.is_anything:
+        desk.show(
+            Text(
+                f"the portal {code} is called at {limits.rate_x:g}/{limits.rate_y:g} by the egress group "
+                f"{limits.egress_group}, and cuts a request at {limits.server_max_s} s"
+            )
+        )
 
 
 @portal.command(

@@ -15,7 +15,7 @@ from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome, RowState
 from b24sync.edge import partitions, views
 from b24sync.edge.database import reading
-from b24sync.edge.views import Backlog, LaneView, Overview, PortalView, StopView
+from b24sync.edge.views import Backlog, LaneView, Overview, PortalView, RateView, StopView
 
 RECENT_MIN = views.RECENT_MS // 60_000
 STALE_MS = 300_000
@@ -219,10 +219,25 @@ def _tasks(over: Overview, code: str, webhook_url: str | None) -> Iterator[Text]
             "running? `b24sync sync` sends from here.",
             "yellow",
         )
+    for rate in over.rates.get(code, ()):
+        if rate.is_lower:
+            yield _task(code, _lower(view, rate), "yellow")
     outdated = outdated_setting(view, webhook_url)
     if outdated is not None:
         yield _task(code, outdated, "yellow")
     yield from _left_over(over, code, backlog)
+
+
+def _lower(view: PortalView, rate: RateView) -> str:
+    """Why a portal is called slower than its plan allows."""
+    refused = counted(rate.refusals, "request", "requests")
+    return (
+        f"it has refused {refused} for their rate, the last {span(rate.refused_ms)} ago, and is called "
+        f"at {rate.capacity:g}/{rate.leak_per_s:g} instead of {view.rate_x:g}/{view.rate_y:g} by the "
+        f"egress group {rate.egress_group} until it refuses none for ten minutes. Other programs behind "
+        f"its address use the same rate; if the plan is another one: `b24sync portal set "
+        f"{view.code} --plan …`."
+    )
 
 
 def _left_over(over: Overview, code: str, backlog: Backlog) -> Iterator[Text]:
@@ -296,6 +311,7 @@ def _document(over: Overview, code: str, webhook_url: str | None) -> dict[str, o
         "duplicates_detected": dict(over.detected.get(code, {})),
         "recent": dict(recent),
         "recent_minutes": RECENT_MIN,
+        "rates": [record(rate) for rate in over.rates.get(code, ())],
         "stops": [record(stop) for stop in stops],
         "to_do": [
             *map(_stop_in_one_line, stops),

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Text, cast, insert, select, update
 
 from b24sync.core.errors import SettingsError
 from b24sync.core.hosts import steps
+from b24sync.core.limits import USUAL, Rate, egress_group
 from b24sync.core.model import HaltMode
 from b24sync.core.refs import is_mapping
 from b24sync.edge.database import insert_missing, now_ms
@@ -26,16 +27,22 @@ FIRST_LANE = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a portal's plan allows.
+    """What a portal's plan allows, and from which address it is called.
 
     Units: ``rate_x`` requests at once, ``rate_y`` requests per second, ``server_max_s`` seconds
     after which the portal cuts a request.
-    Source: Bitrix24 REST manual, "Limits": 50 and 2, Enterprise 250 and 5.
+    Raises: SettingsError for a rate or a group that cannot be.
     """
 
-    rate_x: float = 50.0
-    rate_y: float = 2.0
+    rate_x: float = USUAL.x
+    rate_y: float = USUAL.y
     server_max_s: int = 60
+    egress_group: str = EGRESS_GROUP
+
+    def __post_init__(self) -> None:
+        """Refuse what no worker could keep."""
+        Rate(x=self.rate_x, y=self.rate_y)
+        egress_group(self.egress_group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +75,11 @@ def add(connection: Connection, code: str, address: Address, limits: Limits) -> 
         insert(portal).values(
             code=code,
             auth_kind=str(AuthKind.WEBHOOK),
-            egress_group=EGRESS_GROUP,
             **_address_values(address),
             **_limit_values(limits),
         )
     )
-    _complete(connection, code)
+    _complete(connection, code, limits.egress_group)
     return True
 
 
@@ -85,7 +91,6 @@ def replace(
     Its rows, links and results stay; so does its state, which a person resumes.
     Writes: portal, and lane and bucket if they were missing.
     """
-    values = _address_values(address) | (_limit_values(limits) if limits is not None else {})
     changed = connection.execute(
         update(portal)
         .where(portal.c.code == code)
@@ -94,11 +99,13 @@ def replace(
             moved_from=None,
             moved_at=None,
             updated_at=now_ms(),
-            **values,
+            **_address_values(address),
         )
     )
     if changed.rowcount != 1:
         return False
+    if limits is not None:
+        return set_limits(connection, code, limits)
     _complete(connection, code)
     return True
 
@@ -175,10 +182,48 @@ def ensure_default(connection: Connection, webhook_url: str | None) -> bool:
     return True
 
 
-def _complete(connection: Connection, code: str) -> None:
+def limits_of(connection: Connection, code: str) -> Limits:
+    """What is known of a portal's limits.
+
+    Raises: sqlalchemy.exc.NoResultFound for an unknown code; callers ask for known ones.
+    Writes: nothing.
+    """
+    columns = (portal.c.rate_x, portal.c.rate_y, portal.c.server_max_s, portal.c.egress_group)
+    row = connection.execute(select(*columns).where(portal.c.code == code)).one()
+    return Limits(
+        rate_x=max(1.0, row.rate_x),
+        rate_y=row.rate_y,
+        server_max_s=row.server_max_s,
+        egress_group=row.egress_group,
+    )
+
+
+def set_limits(connection: Connection, code: str, limits: Limits) -> bool:
+    """Change what a portal's plan allows; ``False``, there is none of this code.
+
+    What refusals have taught of its rate is forgotten: whoever says it knows better.
+    Writes: portal, bucket.
+    """
+    changed = connection.execute(
+        update(portal)
+        .where(portal.c.code == code)
+        .values(updated_at=now_ms(), **_limit_values(limits))
+    )
+    if changed.rowcount != 1:
+        return False
+    _complete(connection, code, limits.egress_group)
+    connection.execute(
+        update(bucket)
+        .where(bucket.c.portal == code)
+        .values(taught_x=None, taught_y=None, taught_at=None)
+    )
+    return True
+
+
+def _complete(connection: Connection, code: str, egress_group: str = EGRESS_GROUP) -> None:
     """The rows without which a portal would be known and never called."""
     insert_missing(connection, lane, [{"portal": code, "lane": FIRST_LANE}])
-    insert_missing(connection, bucket, [{"portal": code, "egress_group": EGRESS_GROUP}])
+    insert_missing(connection, bucket, [{"portal": code, "egress_group": egress_group}])
 
 
 def _address_values(address: Address) -> dict[str, object]:
@@ -195,4 +240,5 @@ def _limit_values(limits: Limits) -> dict[str, object]:
         "rate_x": limits.rate_x,
         "rate_y": limits.rate_y,
         "server_max_s": limits.server_max_s,
+        "egress_group": limits.egress_group,
     }

@@ -22,11 +22,13 @@ from sqlalchemy import (
 )
 
 from b24sync.core.hosts import steps
+from b24sync.core.limits import Rate
 from b24sync.core.model import ResultOutcome, RowState
 from b24sync.core.refs import is_mapping
 from b24sync.edge import duplicates
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import dead, lane, outbox, portal, result, rollup
+from b24sync.edge.rates import bucket_in
+from b24sync.edge.tables import bucket, dead, lane, outbox, portal, result, rollup
 
 RECENT_MS = 600_000
 """How far back throughput is counted: ten minutes."""
@@ -54,6 +56,7 @@ class PortalView:
     rate_x: float
     rate_y: float
     server_max_s: int
+    egress_group: str
     state: str
     reason: str | None
     state_at_ms: int
@@ -63,6 +66,25 @@ class PortalView:
     probes: int = 0
     moved_from: tuple[str, ...] = ()
     moved_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateView:
+    """How much of a portal's rate is used, by those who call it from one address.
+
+    Shape: ``refusals`` counts all that there ever were; ``is_lower``, that they have taught that less
+    than the plan's can be believed.
+    Units: ``level`` and ``capacity`` requests, ``leak_per_s`` requests per second; both latter as
+    believed after what refusals have taught. ``refused_ms`` since the last refusal.
+    """
+
+    egress_group: str
+    level: float
+    capacity: float
+    leak_per_s: float
+    is_lower: bool
+    refusals: int
+    refused_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +160,9 @@ class Overview:
     )
     duplicates: Mapping[str, int] = field(default_factory=dict[str, int])
     detected: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    rates: Mapping[str, tuple[RateView, ...]] = field(
+        default_factory=dict[str, tuple[RateView, ...]]
+    )
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -159,6 +184,7 @@ def overview(connection: Connection) -> Overview:
         stops=stops(connection),
         duplicates=duplicates.open_by_portal(connection),
         detected=duplicates.counted(connection),
+        rates=rates(connection),
     )
 
 
@@ -179,6 +205,7 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
             rate_x=row["rate_x"],
             rate_y=row["rate_y"],
             server_max_s=row["server_max_s"],
+            egress_group=row["egress_group"],
             state=row["state"],
             reason=row["state_reason"],
             state_at_ms=row["state_at"],
@@ -198,6 +225,37 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
 def _halt(policy: object) -> str | None:
     named = policy.get("halt") if is_mapping(policy) else None
     return None if named is None else str(named)
+
+
+def rates(connection: Connection) -> Mapping[str, tuple[RateView, ...]]:
+    """How much of its rate each portal has left, a view for each address that calls it.
+
+    Writes: nothing.
+    """
+    found = connection.execute(
+        select(bucket, portal.c.rate_x, portal.c.rate_y, now_ms().label("now"))
+        .join(portal, portal.c.code == bucket.c.portal)
+        .order_by(bucket.c.portal, bucket.c.egress_group)
+    ).mappings()
+    views: dict[str, tuple[RateView, ...]] = {}
+    for row in found:
+        views[row["portal"]] = (*views.get(row["portal"], ()), _rate(row))
+    return views
+
+
+def _rate(row: RowMapping) -> RateView:
+    now, refused_at = int(row["now"]), row["refused_at"]
+    plan = Rate(x=max(1.0, row["rate_x"]), y=row["rate_y"])
+    value = bucket_in(row, plan)
+    return RateView(
+        egress_group=row["egress_group"],
+        level=round(value.level_at(now), 1),
+        capacity=round(value.capacity, 1),
+        leak_per_s=round(value.leak_per_s, 2),
+        is_lower=value.capacity < plan.x or value.leak_per_s < plan.y,
+        refusals=row["refusals"],
+        refused_ms=None if refused_at is None else max(0, now - refused_at),
+    )
 
 
 def stops(connection: Connection) -> Mapping[str, tuple[StopView, ...]]:

@@ -12,7 +12,7 @@ from b24sync.edge.tokens import Keyring
 from b24sync.sandbox import Fault, FaultAction, Sandbox
 from b24sync.settings import Settings
 from tests.cli.conftest import Cli
-from tests.house import add_portal, one, rows_of
+from tests.house import add_portal, change, database_now, one, rows_of
 
 HOOK = "https://acme.example/rest/7/hushhush/"
 
@@ -237,3 +237,93 @@ def test_the_list_shows_no_secret(cli: Cli, acme: Sandbox) -> None:
 
     assert "webhook of user 1, stored" in ran.out
     assert acme.config.code not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--rate", "50"], "write e.g. 50/2"),
+        (["--rate", "fast/2"], "write e.g. 50/2"),
+        (["--rate", "1/2/3"], "write e.g. 50/2"),
+        (["--rate", "0.5/2"], "holds no request"),
+        (["--rate", "50/0"], "never goes on"),
+        (["--rate", "nan/2"], "holds no request"),
+        (["--plan", "gold"], "enterprise"),
+        (["--plan", "enterprise", "--rate", "250/5"], "exclude each other"),
+        (["--egress-group", "two words"], "is no name"),
+        ([], "nothing was said"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(
+    cli: Cli, sqlite_engine: Engine, options: list[str], complaint: str
+) -> None:
+    """With what is wrong, before anything is changed."""
+    add_portal(sqlite_engine, "acme", rate_x=50, rate_y=2)
+
+    ran = cli("portal", "set", "acme", *options)
+
+    assert ran.code == 2
+    assert complaint in " ".join(ran.err.split())
+    assert one(sqlite_engine, tables.portal)["rate_x"] == 50
+
+
+def test_what_is_set_of_a_portals_limits_changes_and_the_rest_stays(
+    cli: Cli, sqlite_engine: Engine
+) -> None:
+    """The plan gives both figures of the rate; the halt mode need not be said again."""
+    add_portal(sqlite_engine, "acme", rate_x=40, rate_y=1, server_max_s=90)
+
+    plan = cli("portal", "set", "acme", "--plan", "enterprise", "--json").document
+    group = cli("portal", "set", "acme", "--egress-group", "office-2", "--json").document
+    both = cli("portal", "set", "acme", "--halt", "strict", "--rate", "30/1.5")
+
+    same = {"portal": "acme", "server_max_s": 90}
+    assert plan == same | {"rate_x": 250, "rate_y": 5, "egress_group": "default"}
+    assert group == same | {"rate_x": 250, "rate_y": 5, "egress_group": "office-2"}
+    assert "strict" in both.out
+    assert "30/1.5 by the egress group office-2" in " ".join(both.out.split())
+    row = one(sqlite_engine, tables.portal)
+    assert (row["rate_x"], row["rate_y"], row["policy"]) == (30, 1.5, {"halt": "strict"})
+
+
+def test_a_rate_that_is_said_is_believed_whatever_refusals_have_taught(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """The list and the status tell what was taught; to say the plan ends it."""
+    assert acme.requests() == []
+    now = database_now(sqlite_engine)
+    taught = {"taught_x": 30.0, "taught_y": 1.2, "taught_at": now, "refused_at": now, "refusals": 4}
+    change(sqlite_engine, tables.bucket, {"level": 30.0, **taught})
+
+    listed = cli("portal", "list", "--json").document
+    shown = " ".join(cli("status").out.split())
+    told = cli("status", "--json").document["portals"][0]
+    cli("portal", "set", "acme", "--plan", "professional")
+    after = cli("status", "--json").document["portals"][0]
+
+    (rate,) = listed["rates"]
+    assert (rate["egress_group"], rate["refusals"], rate["is_lower"]) == ("default", 4, True)
+    assert 30 <= rate["capacity"] < 40
+    assert 20 < rate["level"] <= 30
+    assert 0 <= rate["refused_ms"] < 60_000
+    assert "it has refused 4 requests for their rate" in shown
+    assert "instead of 50/2" in shown
+    assert told["rates"][0]["is_lower"]
+    assert any("for their rate" in task for task in told["to_do"])
+    assert (after["rates"][0]["capacity"], after["rates"][0]["is_lower"]) == (50, False)
+    assert after["to_do"] == []
+
+
+def test_a_portal_that_is_replaced_keeps_what_is_not_said(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """Another bound of its requests is no other plan."""
+    webhook = ("--webhook", acme.webhook_url, "--replace")
+    cli("portal", "add", "acme", *webhook, "--plan", "enterprise", "--egress-group", "office")
+
+    ran = cli("portal", "add", "acme", *webhook, "--server-max", "30")
+
+    row = one(sqlite_engine, tables.portal)
+    assert ran.code == 0
+    assert (row["rate_x"], row["rate_y"], row["server_max_s"]) == (250, 5, 30)
+    assert row["egress_group"] == "office"
