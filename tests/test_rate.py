@@ -239,10 +239,10 @@ def test_nobody_rings_for_what_the_pump_finds_sooner_or_for_a_counted_order(
 def test_workers_go_on_by_themselves_when_a_rate_is_used_up(
     lite_house: Engine, yard: Yard, tmp_path: Path
 ) -> None:
-    """One ring and no beat: twelve requests at a bucket of four, drained at four per second."""
-    _limited(lite_house, 4, 4)
+    """One ring and no beat: twelve requests at a bucket of four, drained at six per second."""
+    _limited(lite_house, 4, 6)
     add_rows(lite_house, *_keys(12))
-    with Sandbox(SandboxConfig(bucket_x=4, bucket_y=4)) as portal:
+    with Sandbox(SandboxConfig(bucket_x=4, bucket_y=6)) as portal:
         config = _config(tmp_path, lite_house, portal)
         for _ in range(2):
             yard.worker(config, "threads")
