@@ -34,6 +34,10 @@ SILENT = "half_open"
 """The breaker of a lane whose portal told nothing: one harmless question goes first."""
 
 
+LOOKS = 1000
+"""Of how many ready rows that are not due a lane that is given back knows when they will be."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """A lane as its owner took it.
@@ -97,6 +101,25 @@ def is_stopped() -> ColumnElement[bool]:
             ),
         )
     )
+
+
+def has_due() -> ColumnElement[bool]:
+    """Whether a ready row of the lane is due.
+
+    Asked for the first one in the order of the index: for just any, a planner reads the table.
+    """
+    first = (
+        select(outbox.c.id)
+        .where(
+            outbox.c.portal == lane.c.portal,
+            outbox.c.lane == lane.c.lane,
+            outbox.c.state == RowState.READY,
+            outbox.c.due_at <= _now(),
+        )
+        .order_by(outbox.c.priority, outbox.c.id)
+        .limit(1)
+    )
+    return first.correlate(lane).scalar_subquery().is_not(None)
 
 
 def keep(connection: Connection, mine: Lane, *, lease_ms: int) -> bool:
@@ -223,15 +246,24 @@ def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | N
     """Give the lane back, due again when its rows are, or when one in doubt can be looked for.
 
     ``served`` commands make it stand further back among tenants; with ``rest_ms`` the lane is due
-    that many milliseconds from now, else when the first of its rows is.
+    that many milliseconds from now, else when the first of its rows is. Of very many that are not
+    due yet only the first are looked at; what is due before these, ``taking.wake`` finds.
     Writes: lane, guarded by the epoch.
     """
-    times = union_all(
-        select(func.min(outbox.c.due_at).label("at")).where(
+    its_rows = (
+        select(outbox.c.due_at)
+        .where(
             outbox.c.portal == mine.tenant.code,
             outbox.c.lane == mine.lane,
             outbox.c.state == RowState.READY,
-        ),
+        )
+        .order_by(outbox.c.priority, outbox.c.id)
+    )
+    some = its_rows.limit(LOOKS).subquery("some")
+    due = its_rows.where(outbox.c.due_at <= _now()).limit(1).subquery("due")
+    times = union_all(
+        select(func.min(some.c.due_at).label("at")),
+        select(due.c.due_at),
         select(func.min(batch.c.quiet_until)).where(
             batch.c.portal == mine.tenant.code,
             batch.c.lane == mine.lane,

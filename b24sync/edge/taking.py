@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from b24sync.core.model import BatchState, PortalState, RowState
 from b24sync.edge.database import insert_missing, now_ms, skip_locked
-from b24sync.edge.lanes import SILENT, Lane, is_stopped
+from b24sync.edge.lanes import SILENT, Lane, has_due, is_stopped
 from b24sync.edge.tables import batch, lane, outbox, portal
 from b24sync.edge.tenants import tenant
 
@@ -65,19 +65,11 @@ def wake(connection: Connection, code: str | None = None) -> int:
     its portal does not have yet.
     """
     _complete(connection, code)
-    waits = exists(
-        select(literal(1)).where(
-            outbox.c.portal == lane.c.portal,
-            outbox.c.lane == lane.c.lane,
-            outbox.c.state == RowState.READY,
-            outbox.c.due_at <= now_ms(),
-        )
-    )
     in_doubt = exists(select(literal(1)).where(_doubtful(), batch.c.quiet_until <= now_ms()))
     asleep = select(lane.c.portal, lane.c.lane).where(
         or_(lane.c.next_due_at.is_(None), lane.c.next_due_at > now_ms()),
         _is_active(),
-        or_(waits, in_doubt),
+        or_(has_due(), in_doubt),
     )
     if code is not None:
         asleep = asleep.where(lane.c.portal == code)

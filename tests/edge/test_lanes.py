@@ -337,6 +337,21 @@ def test_a_released_lane_is_due_when_the_first_of_its_rows_is(
     assert (lane["lease_until"], lane["lease_owner"]) == (None, None)
 
 
+def test_a_released_lane_knows_of_a_due_row_behind_very_many_that_are_not(engine: Engine) -> None:
+    """It looks at some of those that are not due, and at the first one that is."""
+    add_portal(engine, next_due_at=0)
+    mine = taken(engine)
+    ids = add_rows(engine, *(f"k{number}" for number in range(lanes.LOOKS + 2)), due_at=10**15)
+    change(engine, tables.outbox, {"due_at": 10**14}, id=ids[-2])
+
+    _release(engine, mine)
+    of_the_first = _lane(engine)["next_due_at"]
+    change(engine, tables.outbox, {"due_at": 7}, id=ids[-1])
+    _release(engine, mine)
+
+    assert (of_the_first, _lane(engine)["next_due_at"]) == (10**15, 7)
+
+
 def test_a_lane_that_must_rest_is_due_after_its_rest(engine: Engine) -> None:
     """An empty bucket or a struck portal is waited for, whatever its rows say."""
     add_portal(engine, next_due_at=0)
