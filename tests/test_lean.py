@@ -17,10 +17,10 @@ from b24sync.world import Moment, Step, World
 from tests.fakes import ScriptedPortal
 from tests.house import Clerk, world_of
 
-ADDS = {"sqlite": 21, "postgresql": 21, "mariadb": 21}
+ADDS = {"sqlite": 16, "postgresql": 16, "mariadb": 16}
 """Statements of a usual batch of adds, from its claim to its settled outcomes."""
 
-UPDATES = {"sqlite": 18, "postgresql": 18, "mariadb": 18}
+UPDATES = {"sqlite": 14, "postgresql": 14, "mariadb": 14}
 """The same of updates of records that are there."""
 
 TRANSACTIONS = 3
