@@ -6,7 +6,8 @@ nothing. Who becomes the next owner is found in ``taking``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 
 from sqlalchemy import (
     BigInteger,
@@ -38,6 +39,40 @@ LOOKS = 1000
 """Of how many ready rows that are not due a lane that is given back knows when they will be."""
 
 
+SWEEP_S = 5.0
+"""How long an owner trusts its floor; what became ready before it is found then."""
+
+
+@dataclass(slots=True)
+class Floor:
+    """Where the waiting rows of a lane begin, as its owner has seen; in its memory alone.
+
+    While somebody holds an old snapshot, a database keeps what was deleted since, and whoever reads
+    from the beginning walks over all of it. An owner that has just read knows where to go on: at
+    ``row_id`` among the rows of ``priority``. More urgent rows are read whole. What becomes ready
+    before the floor (a smaller number committed late, a retry that is due) waits for the next sweep
+    from the beginning: by the next owner, and after ``SWEEP_S``. Nothing else depends on it.
+
+    Units: ``swept_s`` monotonic seconds.
+    """
+
+    swept_s: float = -inf
+    priority: int = 0
+    row_id: int = 0
+
+    def holds(self, now_s: float) -> bool:
+        """Whether it was swept of late."""
+        return now_s - self.swept_s < SWEEP_S
+
+    def swept(self, now_s: float, priority: int, row_id: int) -> None:
+        """It was read from the beginning, and of this priority nothing stands before this row."""
+        self.swept_s, self.priority, self.row_id = now_s, priority, row_id
+
+    def rise(self, row_id: int) -> None:
+        """Those before were sent, or are not due."""
+        self.row_id = max(self.row_id, row_id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
     """A lane as its owner took it.
@@ -58,6 +93,7 @@ class Lane:
     crashes: int = 0
     suspects: tuple[int, ...] = ()
     is_silent: bool = False
+    floor: Floor = field(default_factory=Floor, compare=False, repr=False)
 
 
 def _now() -> ColumnElement[int]:

@@ -19,6 +19,7 @@ is committed together; each says which table it writes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import (
@@ -88,24 +89,21 @@ def read_heads(
 
     Shape: at most ``limit`` rows, by priority and id; or ``only`` these, all of them, in their order.
     Rows met on the way that stand behind an earlier row of their entity are parked, with all that
-    stand there, so that they are met once.
+    stand there, so that they are met once. Where the rows begin, the lane's owner remembers.
     Writes: outbox, ready to parked.
     """
-    statement = _due_rows(kinds=bool(kinds), without=bool(without), only=only is not None)
-    answer = connection.execute(
-        statement,
-        {
-            "code": mine.tenant.code,
-            "number": mine.lane,
-            "limit": limit if only is None else len(only),
-            "kinds": kinds,
-            "without": without,
-            "only": only,
-        },
-    )
-    # Plain dicts: each row is asked for two dozen names.
-    names = tuple(answer.keys())
-    found = [dict(zip(names, row, strict=True)) for row in answer]
+    if kinds or without or only is not None:
+        found = _read(
+            connection,
+            mine,
+            _due_rows(kinds=bool(kinds), without=bool(without), only=only is not None),
+            limit=limit if only is None else len(only),
+            kinds=kinds,
+            without=without,
+            only=only,
+        )
+    else:
+        found = _read_on(connection, mine, limit)
     _park(connection, mine, [row for row in found if row["is_behind"]])
     heads = [row for row in found if not row["is_behind"]]
     if only is not None:
@@ -130,8 +128,52 @@ def read_heads(
     )
 
 
+def _read_on(connection: Connection, mine: Lane, limit: int) -> list[dict[str, Any]]:
+    """The next due rows, from the floor of the lane if a whole batch stands there."""
+    floor, now_s = mine.floor, monotonic()
+    if floor.holds(now_s):
+        given = {"priority": floor.priority, "floor": floor.row_id}
+        found = _read(connection, mine, _rows_from_floor(), limit=limit, **given)
+        usual = [row["id"] for row in found if row["priority"] == floor.priority]
+        if usual and len(found) == limit:
+            floor.rise(usual[0])
+            return found
+    found = _read(connection, mine, _due_rows(), limit=limit)
+    if found:
+        last = found[-1]["priority"]
+        # What is more urgent than the last is read from its beginning the next time too.
+        floor.swept(now_s, last, min(row["id"] for row in found if row["priority"] == last))
+    return found
+
+
+def _read(
+    connection: Connection, mine: Lane, statement: Select[*tuple[Any, ...]], **given: object
+) -> list[dict[str, Any]]:
+    """Rows of a lane, as plain dicts: each is asked for two dozen names."""
+    answer = connection.execute(statement, {"code": mine.tenant.code, "number": mine.lane, **given})
+    names = tuple(answer.keys())
+    return [dict(zip(names, row, strict=True)) for row in answer]
+
+
 @lru_cache
-def _due_rows(*, kinds: bool, without: bool, only: bool) -> Select[*tuple[Any, ...]]:
+def _rows_from_floor() -> Select[*tuple[Any, ...]]:
+    """The next due rows of a lane from its floor on; in two parts, each one range of the index."""
+    urgent = _due_rows().where(outbox.c.priority < bindparam("priority")).subquery("urgent")
+    usual = (
+        _due_rows()
+        .where(outbox.c.priority == bindparam("priority"), outbox.c.id >= bindparam("floor"))
+        .subquery("usual")
+    )
+    both = union_all(select(urgent), select(usual)).subquery("both")
+    return (
+        select(both).order_by(both.c.priority, both.c.id).limit(bindparam("limit", type_=Integer))
+    )
+
+
+@lru_cache
+def _due_rows(
+    *, kinds: bool = False, without: bool = False, only: bool = False
+) -> Select[*tuple[Any, ...]]:
     """The next due rows of a lane; narrowed, if at all, by lists that are one parameter each."""
     of_entity = and_(
         link.c.portal == outbox.c.portal,
