@@ -76,12 +76,13 @@ def _by_postgresql(connection: Connection, statement: str, parameters: Any) -> I
     found = asked.scalar_one()
     (answer,) = json.loads(found) if isinstance(found, str) else found
     for node in _nodes(answer["Plan"]):
-        name = node.get("Relation Name")
+        # Or of a partition, whose name begins with that of its table.
+        name = node.get("Relation Name", "")
         is_indexed = "Index Cond" in node or node["Node Type"] in {
             "Bitmap Heap Scan",
             "ModifyTable",
         }
-        if name in BIG and not is_indexed:
+        if name.startswith(tuple(BIG)) and not is_indexed:
             yield f"{node['Node Type']} of {name} {node.get('Filter', '')}"
 
 
