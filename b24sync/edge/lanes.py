@@ -49,9 +49,10 @@ class Floor:
 
     While somebody holds an old snapshot, a database keeps what was deleted since, and whoever reads
     from the beginning walks over all of it. An owner that has just read knows where to go on: at
-    ``row_id`` among the rows of ``priority``. More urgent rows are read whole. What becomes ready
-    before the floor (a smaller number committed late, a retry that is due) waits for the next sweep
-    from the beginning: by the next owner, and after ``SWEEP_S``. Nothing else depends on it.
+    ``row_id`` among the rows of ``priority``. Where more urgent rows wait, all are read from the
+    beginning. What becomes ready before the floor (a smaller number committed late, a retry that is
+    due) waits for the next sweep: by the next owner, and after ``SWEEP_S``. Nothing else depends on
+    it.
 
     Units: ``swept_s`` monotonic seconds.
     """
@@ -68,9 +69,9 @@ class Floor:
         """It was read from the beginning, and of this priority nothing stands before this row."""
         self.swept_s, self.priority, self.row_id = now_s, priority, row_id
 
-    def rise(self, row_id: int) -> None:
+    def rise(self, priority: int, row_id: int) -> None:
         """Those before were sent, or are not due."""
-        self.row_id = max(self.row_id, row_id)
+        self.priority, self.row_id = priority, row_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    SmallInteger,
     and_,
     bindparam,
     exists,
@@ -34,6 +35,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    tuple_,
     union_all,
     update,
 )
@@ -131,18 +133,18 @@ def read_heads(
 def _read_on(connection: Connection, mine: Lane, limit: int) -> list[dict[str, Any]]:
     """The next due rows, from the floor of the lane if a whole batch stands there."""
     floor, now_s = mine.floor, monotonic()
-    if floor.holds(now_s):
+    found: list[dict[str, Any]] = []
+    holds = floor.holds(now_s)
+    if holds:
         given = {"priority": floor.priority, "floor": floor.row_id}
         found = _read(connection, mine, _rows_from_floor(), limit=limit, **given)
-        usual = [row["id"] for row in found if row["priority"] == floor.priority]
-        if usual and len(found) == limit:
-            floor.rise(usual[0])
-            return found
-    found = _read(connection, mine, _due_rows(), limit=limit)
+    if len(found) < limit:
+        holds = False
+        found = _read(connection, mine, _due_rows(), limit=limit)
     if found:
         last = found[-1]["priority"]
-        # What is more urgent than the last is read from its beginning the next time too.
-        floor.swept(now_s, last, min(row["id"] for row in found if row["priority"] == last))
+        first = min(row["id"] for row in found if row["priority"] == last)
+        floor.rise(last, first) if holds else floor.swept(now_s, last, first)
     return found
 
 
@@ -157,17 +159,25 @@ def _read(
 
 @lru_cache
 def _rows_from_floor() -> Select[*tuple[Any, ...]]:
-    """The next due rows of a lane from its floor on; in two parts, each one range of the index."""
-    urgent = _due_rows().where(outbox.c.priority < bindparam("priority")).subquery("urgent")
-    usual = (
-        _due_rows()
-        .where(outbox.c.priority == bindparam("priority"), outbox.c.id >= bindparam("floor"))
-        .subquery("usual")
+    """The next due rows of a lane from its floor on; none, if more urgent ones wait.
+
+    As one comparison of both columns: of two, a planner takes the one on the id to its own index,
+    and reads the rows of all other portals there.
+    """
+    urgent = outbox.alias("urgent")
+    is_urgent = (
+        select(literal(1))
+        .where(
+            urgent.c.portal == bindparam("code"),
+            urgent.c.lane == bindparam("number"),
+            urgent.c.state == str(RowState.READY),
+            urgent.c.priority < bindparam("priority"),
+            urgent.c.due_at <= now_ms(),
+        )
+        .exists()
     )
-    both = union_all(select(urgent), select(usual)).subquery("both")
-    return (
-        select(both).order_by(both.c.priority, both.c.id).limit(bindparam("limit", type_=Integer))
-    )
+    floor = tuple_(bindparam("priority"), bindparam("floor"), types=[SmallInteger(), BigInteger()])
+    return _due_rows().where(tuple_(outbox.c.priority, outbox.c.id) >= floor, ~is_urgent)
 
 
 @lru_cache

@@ -117,11 +117,11 @@ def test_what_stood_behind_a_row_of_the_last_batch_is_found(house: Engine) -> No
 
 
 def test_a_floor_that_was_never_swept_holds_nothing() -> None:
-    """The first read of an owner is from the beginning; a floor never sinks but by a sweep."""
+    """The first read of an owner is from the beginning; a sweep holds for a while."""
     floor = Floor()
     assert not floor.holds(0.0)
     floor.swept(100.0, 0, 50)
-    floor.rise(40)
-    assert floor.row_id == 50
+    floor.rise(0, 60)
+    assert (floor.priority, floor.row_id) == (0, 60)
     assert floor.holds(100.0 + SWEEP_S - 0.1)
     assert not floor.holds(100.0 + SWEEP_S)
