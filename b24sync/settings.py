@@ -48,6 +48,15 @@ class Settings:
     """The queue of this package's tasks."""
     batch_size: int = MAX_BATCH
     """Commands in one request, at most 50, which is the portal's own bound."""
+    batch_share: float = 0.5
+    """The part of a portal's longest request that a batch is expected to take."""
+    batch_start: int = 10
+    """Commands in one request of whose time nothing is known yet."""
+    method_limit_s: float = 480.0
+    """Seconds that a portal gives to one method in its window; 0, none counts them. A portal's
+    policy may name its own."""
+    method_window_s: float = 600.0
+    """The window in which that time is counted."""
     slice_batches: int = 5
     """Batches that one task sends before it lets others go."""
     slice_s: float = 30.0
@@ -114,6 +123,10 @@ class Settings:
         check_trusted(self.trusted_hosts)
         if not 1 <= self.batch_size <= MAX_BATCH:
             raise SettingsError("batch_size", f"{self.batch_size}; from 1 to {MAX_BATCH}")
+        if not 1 <= self.batch_start <= MAX_BATCH:
+            raise SettingsError("batch_start", f"{self.batch_start}; from 1 to {MAX_BATCH}")
+        if self.method_limit_s < 0:
+            raise SettingsError("method_limit_s", f"{self.method_limit_s}; 0 or more is needed")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value <= 0:
@@ -158,6 +171,8 @@ class Settings:
 
 
 _POSITIVE = (
+    "batch_share",
+    "method_window_s",
     "slice_batches",
     "slice_s",
     "connect_timeout_s",

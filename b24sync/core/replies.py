@@ -183,6 +183,55 @@ def method_times(batch: Batch, reply: Reply) -> Mapping[str, MethodTime]:
     return measured
 
 
+def durations(batch: Batch, reply: Reply) -> Mapping[str, tuple[float, ...]]:
+    """Collect how long the commands of each method took the portal.
+
+    Shape: by method, one for each command that ran, also where it failed. What the portal does not
+    time shares what is left of the time of the whole request.
+    Units: seconds.
+    Raises: nothing.
+    """
+    ran: list[tuple[str, float | None]] = []
+    timed = zip(batch.commands, interpret(batch, reply), _command_times(batch, reply), strict=True)
+    for command, outcome, time in timed:
+        if isinstance(outcome, Applied | Rejected):
+            ran.append((command.method, _number(time, "duration", _MAX_SPAN_S)))
+    whole_s = _number(_time(reply), "duration", _MAX_SPAN_S)
+    left_s = (reply.took_s if whole_s is None else whole_s) - sum(s for _, s in ran if s)
+    untimed = sum(1 for _, s in ran if s is None)
+    collected: dict[str, tuple[float, ...]] = {}
+    for method, took_s in ran:
+        share_s = max(0.0, left_s) / untimed if took_s is None else took_s
+        collected[method] = (*collected.get(method, ()), share_s)
+    return collected
+
+
+def request_time(batch: Batch, reply: Reply) -> MethodTime | None:
+    """Give what the portal says of the time budget that the request as a whole takes from.
+
+    Shape: ``None`` where the commands pay by themselves, or nobody counts.
+    Raises: nothing.
+    Source: b24jssdk, pull request 539: self-hosted portals charge ``batch``, and repeat its number
+    with every command.
+    """
+    time = None if batch.single else _method_time(_time(reply))
+    whole = whole_fault(batch, reply)
+    is_blocked = whole is not None and whole.kind is FaultKind.METHOD_TIME
+    if is_blocked:
+        return MethodTime(operating_s=0.0, is_blocked=True)
+    return time if time is not None and time.operating_s > 0 else None
+
+
+def finished_ms(reply: Reply) -> int | None:
+    """Give the time of the answer by the portal's own clock, with which its other times agree.
+
+    Units: epoch milliseconds.
+    Raises: nothing.
+    """
+    at_s = _number(_time(reply), "finish", _MAX_INSTANT_S)
+    return int(at_s * 1000) if at_s else None
+
+
 def _read(batch: Batch, reply: Reply) -> _Reading:
     """Sort a reply by its envelope: the body decides, the status only where the body is mute."""
     body = reply.body

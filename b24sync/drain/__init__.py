@@ -39,6 +39,10 @@ __all__ = ["Order", "Resting", "Tally", "drain"]
 log = logging.getLogger("b24sync")
 
 
+_UNASKED = Look(questions=(), rows=(), tally=Tally())
+"""What stands for a look that no rows wait for."""
+
+
 def _never() -> bool:
     return False
 
@@ -211,7 +215,7 @@ def _asked(world: World, mine: Lane, facts: Facts, questions: Sequence[Question]
         return usable
     credential, mine = usable
     seen = look(world, mine, credential, questions)
-    return _looked(world, mine, facts, Tally(), seen)
+    return _looked(world, mine, facts, seen)
 
 
 def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
@@ -234,11 +238,11 @@ def _one_pass(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Pass:
             # Rows may have been set aside, and what stood behind them is ready now.
             goes_on = not stops and rest_ms is None and (more or tally.rows > 0)
             return Pass(tally=tally, goes_on=goes_on, rest_ms=rest_ms, first_rows=mine.first_rows)
-        case Look(questions=questions, tally=tally, rows=rows):
+        case Look(questions=questions):
             strict = (run.order.halt or mine.tenant.halt) is HaltMode.STRICT
             seen = look(world, mine, credential, questions)
             seen, rest_ms = patient(world, mine, seen, strict=strict)
-            looked = _looked(world, mine, facts, tally, seen, rows)
+            looked = _looked(world, mine, facts, seen, claimed)
             return looked if rest_ms is None else replace(looked, goes_on=False, rest_ms=rest_ms)
         case Ready():
             return dispatch(world, mine, claimed, credential)
@@ -272,12 +276,10 @@ def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None
         raise
 
 
-def _looked(
-    world: World, mine: Lane, facts: Facts, tally: Tally, seen: Seen, rows: Sequence[int] = ()
-) -> Pass:
+def _looked(world: World, mine: Lane, facts: Facts, seen: Seen, asked: Look = _UNASKED) -> Pass:
     """What was read is told to the next pass; a portal that said nothing is left alone a while.
 
-    ``rows`` are those that it was asked for; one of them may be why it said nothing.
+    ``asked`` is what it was asked for; one of its rows may be why it said nothing.
     """
     silent = seen.reply is None
     rest_ms = heeding.rest_ms(world, mine, seen.whole, silent=silent)
@@ -286,11 +288,11 @@ def _looked(
         if seen.reply is None:
             lanes.strike(connection, mine, rest_ms=rest_ms or 0, silent=seen.is_sent)
             if seen.is_sent:
-                suspects.charge_unanswered(connection, rows)
+                suspects.charge_unanswered(connection, asked.rows)
             return
         if mine.fail_streak:
             lanes.answered(connection, mine)
-        timing.heed_methods(world, connection, mine, seen.batch, seen.reply)
+        timing.heed_look(world, connection, mine.tenant, asked.pace, seen.batch, seen.reply)
         if seen.whole is not None:
             heeding.heed_portal(
                 connection, mine, seen.whole, seen.reply, trusted=world.settings.trusted_hosts
@@ -298,7 +300,7 @@ def _looked(
 
     world.transact(Step.LEARN, heed)
     return Pass(
-        tally=tally + Tally(looks=1),
+        tally=asked.tally + Tally(looks=1),
         goes_on=not silent and seen.whole is None,
         rest_ms=rest_ms,
         first_rows=mine.first_rows,

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection
 
 from b24sync.core import losses
+from b24sync.core.admitting import admitted
 from b24sync.core.batching import compose
 from b24sync.core.model import (
     Batch,
@@ -26,9 +27,12 @@ from b24sync.core.model import (
     ResultOutcome,
     Row,
 )
+from b24sync.core.pacing import BATCH, Pace
 from b24sync.core.planning import needed_links, plan
 from b24sync.core.policies import policy_of
 from b24sync.core.surroundings import Facts, Surroundings
+from b24sync.drain import timing
+from b24sync.drain.looking import LOOK_S
 from b24sync.drain.orders import Order, Tally, milliseconds
 from b24sync.drain.paying import pay
 from b24sync.drain.reconsidering import reconsidered
@@ -41,6 +45,9 @@ log = logging.getLogger("b24sync")
 
 READS = 20
 """How often one claim reads rows to fill a batch; bounds what one transaction sets aside."""
+
+
+NOTHING = Tally()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,7 @@ class Ready:
     rows: Mapping[int, Row]
     now_ms: int
     tally: Tally
+    pace: Pace
     strict: bool = False
     first_rows: tuple[int, ...] = ()
 
@@ -76,6 +84,7 @@ class Look:
     questions: tuple[Question, ...]
     rows: tuple[int, ...]
     tally: Tally
+    pace: Pace | None = None
 
 
 class LaneLost(Exception):  # noqa: N818 - a signal to the pass, not an error
@@ -98,15 +107,17 @@ class _Gathered:
     tally: Tally = field(default_factory=Tally)
     more: bool = True
     is_cut: bool = False
+    is_long: bool = False
     stopped_by: int | None = None
     company: list[int] = field(default_factory=list[int])
     passed_over: list[int] = field(default_factory=list[int])
+    until_ms: int = 0
     unread: set[int] = field(default_factory=set[int])
 
     def goes_on(self, reads: int) -> bool:
         """Whether more rows are to be read."""
         room = losses.room(max(self.company, default=0), self.size)
-        is_full = len(self.commands) + len(self.questions) >= room
+        is_full = len(self.commands) + len(self.questions) >= room or self.is_long
         return self.more and not self.is_cut and not is_full and reads < READS
 
     @property
@@ -125,6 +136,7 @@ class _Desk:
     mine: Lane
     mode: HaltMode
     around: Surroundings
+    pace: Pace
     connection: Connection
 
 
@@ -180,7 +192,7 @@ def claim(  # noqa: PLR0913 - what a pass knows, all of it
     raise LaneLost
 
 
-def _claimed(  # noqa: PLR0913, PLR0917 - as above
+def _claimed(  # noqa: PLR0911, PLR0913, PLR0917 - as above, and each way it may go
     world: World,
     order: Order,
     mine: Lane,
@@ -189,9 +201,13 @@ def _claimed(  # noqa: PLR0913, PLR0917 - as above
     connection: Connection,
     noted: Sequence[int],
 ) -> Claim:
-    pace = budgets.read_pace(connection, mine.tenant)
+    rules = timing.rules_of(world.settings, mine.tenant)
+    pace = budgets.read_pace(connection, mine.tenant, rules)
     if pace is None or lanes.stands_still(connection, mine):
         return Rest(stops=True)
+    until_ms = pace.rests_until(BATCH)
+    if until_ms:
+        return _rest(connection, mine, pace, until_ms)
     desk = _Desk(
         world=world,
         order=order,
@@ -200,10 +216,10 @@ def _claimed(  # noqa: PLR0913, PLR0917 - as above
         around=Surroundings(
             kinds=world.settings.kinds,
             policies=world.settings.policies,
-            blocked=pace.blocked,
             facts=facts,
             now_ms=pace.now_ms,
         ),
+        pace=pace,
         connection=connection,
     )
     gathered = _gathered(desk, served, noted)
@@ -212,12 +228,14 @@ def _claimed(  # noqa: PLR0913, PLR0917 - as above
         return Rest(tally=gathered.tally, stops=True)
     if gathered.questions:
         wait_ms = pay(connection, world, mine.tenant)
-        asked = tuple(gathered.questions[: world.settings.batch_size])
+        asked = tuple(gathered.questions[: _most_questions(desk, gathered)])
         return (
             Rest(tally=gathered.tally, rest_ms=wait_ms)
             if wait_ms > 0
-            else Look(questions=asked, rows=tuple(gathered.asking), tally=gathered.tally)
+            else Look(questions=asked, rows=tuple(gathered.asking), tally=gathered.tally, pace=pace)
         )
+    if gathered.until_ms and not gathered.commands:
+        return _rest(connection, mine, pace, gathered.until_ms, gathered.tally)
     if not gathered.commands:
         return Rest(tally=gathered.tally, more=gathered.more)
     return _journalled(desk, gathered)
@@ -225,6 +243,15 @@ def _claimed(  # noqa: PLR0913, PLR0917 - as above
 
 def _keep(world: World, mine: Lane, connection: Connection) -> bool:
     return lanes.keep(connection, mine, lease_ms=milliseconds(world.settings.lease_s))
+
+
+def _rest(
+    connection: Connection, mine: Lane, pace: Pace, until_ms: int, tally: Tally = NOTHING
+) -> Rest:
+    """The whole lane waits for time: nothing of it may be sent, or nothing overtaken."""
+    rest_ms = until_ms - pace.now_ms
+    lanes.put_first(connection, mine, mine.first_rows, rest_ms=rest_ms)
+    return Rest(tally=tally, rest_ms=rest_ms)
 
 
 def _mode(order: Order, mine: Lane) -> HaltMode:
@@ -272,9 +299,33 @@ def _gathered(desk: _Desk, served: int, noted: Sequence[int]) -> _Gathered:
         )
         code = desk.mine.tenant.code
         part, released = reconsidered(desk.connection, code, part, around, found)
+        part = _admitted(desk, gathered, part, found)
         gathered.more = gathered.more or released > 0
         _set_aside(desk, gathered, part, found)
     return gathered
+
+
+def _admitted(desk: _Desk, gathered: _Gathered, part: Plan, found: Mapping[int, Row]) -> Plan:
+    """What may go now; what waits for its method's time is met again when it is."""
+    let_in = admitted(
+        part,
+        desk.pace,
+        tuple(found.values()),
+        before=(*gathered.commands, *gathered.questions),
+        strict=desk.mode is HaltMode.STRICT,
+    )
+    gathered.passed_over += let_in.passed
+    gathered.until_ms = let_in.until_ms
+    methods = [one.method for one in (*gathered.commands, *let_in.plan.commands)]
+    gathered.is_long = desk.pace.fitting(methods) < len(methods)
+    return let_in.plan
+
+
+def _most_questions(desk: _Desk, gathered: _Gathered) -> int:
+    """How many questions one look may put, by number and by time."""
+    methods = [question.method for question in gathered.questions]
+    fitting = desk.pace.fitting(methods, min(desk.pace.rules.room_s, LOOK_S / 2))
+    return min(desk.world.settings.batch_size, fitting)
 
 
 def _makes(command: Command) -> bool:
@@ -394,6 +445,7 @@ def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
     batch, _ = compose(
         gathered.commands,
         max_commands=gathered.size,
+        pace=desk.pace,
         halt=desk.mode is not HaltMode.INDEPENDENT,
         in_order=strict,
     )
@@ -413,6 +465,7 @@ def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
         rows=sent,
         now_ms=desk.around.now_ms,
         tally=gathered.tally,
+        pace=desk.pace,
         strict=strict,
         first_rows=tuple(row_id for row_id in desk.mine.first_rows if row_id in met),
     )

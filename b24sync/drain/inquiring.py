@@ -12,13 +12,13 @@ from functools import partial
 from sqlalchemy import Connection
 
 from b24sync.core.errors import SendError
-from b24sync.core.lifecycle import METHOD_GRACE_MS, METHOD_PAUSE_MS
 from b24sync.core.limits import late_share
 from b24sync.core.model import Batch, Command, FaultKind, Operation, Outcome, Reply
+from b24sync.core.pacing import BATCH
 from b24sync.core.replies import answers, interpret, method_times, whole_fault
-from b24sync.drain import renewing
+from b24sync.drain import renewing, timing
 from b24sync.drain.renewing import Resting, Unusable
-from b24sync.edge import budgets, rates, tenants
+from b24sync.edge import budgets, rates
 from b24sync.edge.database import transact
 from b24sync.edge.portal import Credential
 from b24sync.edge.tenants import Tenant
@@ -59,9 +59,9 @@ def inquire(world: World, of: Tenant, lines: Sequence[tuple[str, str]], *, reser
     Writes: bucket; method_budget; portal, a renewed token.
     """
     batch = _batch(lines)
-    transact(world.engine, partial(_pay, of=of, batch=batch, reserve=reserve))
+    transact(world.engine, partial(_pay, world=world, of=of, batch=batch, reserve=reserve))
     reply = _reply(world, of, batch)
-    transact(world.engine, partial(_heed, of=of, batch=batch, reply=reply))
+    transact(world.engine, partial(_heed, world=world, of=of, batch=batch, reply=reply))
     whole, times = whole_fault(batch, reply), method_times(batch, reply).values()
     if whole is not None:
         raise NotNow(f"refused_{whole.code}", requests=1)
@@ -90,18 +90,18 @@ def _batch(lines: Sequence[tuple[str, str]]) -> Batch:
     return Batch(labels=tuple(command.label for command in commands), commands=commands)
 
 
-def _pay(connection: Connection, of: Tenant, batch: Batch, reserve: float) -> None:
+def _pay(connection: Connection, world: World, of: Tenant, batch: Batch, reserve: float) -> None:
     """Take a request out of the portal's rate, if nobody stopped it and so much of it is free.
 
     Raises: NotNow.
     Writes: bucket.
     """
-    if tenants.now_if_active(connection, of) is None:
+    pace = budgets.read_pace(connection, of, timing.rules_of(world.settings, of))
+    if pace is None:
         raise NotNow("paused")
-    blocked = budgets.blocked_methods(connection, of)
-    until = [blocked[c.method] for c in batch.commands if c.method in blocked]
+    until = max(pace.rests_until(method) for method in (BATCH, *(c.method for c in batch.commands)))
     if until:
-        raise NotNow("method_time", max(1, max(until) - tenants.clock(connection)))
+        raise NotNow("method_time", max(1, until - pace.now_ms))
     reserve = max(reserve, late_share(rates.plan_of(of)))
     wait_ms = rates.spend(connection, of, reserve=reserve)
     if wait_ms > 0:
@@ -130,7 +130,7 @@ def _reply(world: World, of: Tenant, batch: Batch) -> Reply:
             return reply
 
 
-def _heed(connection: Connection, of: Tenant, batch: Batch, reply: Reply) -> None:
+def _heed(connection: Connection, world: World, of: Tenant, batch: Batch, reply: Reply) -> None:
     """What the portal says of its limits, for every worker.
 
     Writes: bucket; method_budget.
@@ -138,7 +138,4 @@ def _heed(connection: Connection, of: Tenant, batch: Batch, reply: Reply) -> Non
     whole = whole_fault(batch, reply)
     if whole is not None and whole.kind is FaultKind.RATE:
         rates.fill(connection, of)
-    blocked = [name for name, time in method_times(batch, reply).items() if time.is_blocked]
-    if blocked:
-        until_ms = tenants.clock(connection) + METHOD_PAUSE_MS + METHOD_GRACE_MS
-        budgets.block_methods(connection, of, blocked, until_ms=until_ms)
+    timing.heed_look(world, connection, of, None, batch, reply)

@@ -19,6 +19,7 @@ from b24sync.core.model import HaltMode, Question
 from b24sync.core.policies import DoubtPolicy, policy_of
 from b24sync.core.settlement import Settlement
 from b24sync.core.surroundings import Entity, Facts
+from b24sync.drain import timing
 from b24sync.drain.orders import Tally, milliseconds
 from b24sync.drain.paying import pay
 from b24sync.edge import adopting, budgets, doubts, lanes, tenants
@@ -132,7 +133,8 @@ def _asked(
     """The questions that may be put now; all of them come back, if nothing is heard of them."""
     if not asking:
         return Doubts(tally=tally)
-    blocked = budgets.blocked_methods(connection, mine.tenant)
+    rules = timing.rules_of(world.settings, mine.tenant)
+    blocked = budgets.known_pace(connection, mine.tenant, rules).blocked
     questions = tuple(question for _, question in asking if question.method not in blocked)
     wait_ms = pay(connection, world, mine.tenant) if questions else 0
     if wait_ms > 0:

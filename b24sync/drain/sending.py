@@ -5,8 +5,8 @@ transaction with what the answer says of the portal as a whole.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 
@@ -16,6 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from b24sync.core.errors import NeverSent, SendError
 from b24sync.core.lifecycle import breaker_ms
 from b24sync.core.model import Fault, FaultKind, Outcome, Reply
+from b24sync.core.pacing import MethodPace
 from b24sync.core.replies import interpret, unanswered, whole_fault
 from b24sync.core.settlement import Judging, Settlement, settlements
 from b24sync.drain import heeding, timing
@@ -42,6 +43,7 @@ class _Answer:
 
     ``silent``: nothing is known of any row. ``rest_ms``: for how long to leave the portal alone.
     ``first``: rows that go before all others. ``stopped_by``: the row that stops the lane.
+    ``lessons``: what is to be remembered of the time that methods take.
     """
 
     rows: tuple[Settlement, ...]
@@ -51,6 +53,7 @@ class _Answer:
     rest_ms: int | None
     first: tuple[int, ...] = ()
     stopped_by: int | None = None
+    lessons: Mapping[str, MethodPace] = field(default_factory=dict[str, MethodPace])
 
 
 def dispatch(world: World, mine: Lane, ready: Ready, credential: Credential) -> Pass:
@@ -72,10 +75,11 @@ def dispatch(world: World, mine: Lane, ready: Ready, credential: Credential) -> 
             error.cause,
             error.took_s,
         )
-        return _recorded(world, mine, ready, unanswered(ready.batch, error), None)
+        outcomes = unanswered(ready.batch, error)
+        return _recorded(world, mine, ready, outcomes, None, took_s=error.took_s)
     world.telling(Step.SEND, Moment.AFTER)
     outcomes = verified(world, mine, credential, ready.batch, interpret(ready.batch, reply))
-    return _recorded(world, mine, ready, outcomes, reply)
+    return _recorded(world, mine, ready, outcomes, reply, took_s=reply.took_s)
 
 
 def _go(world: World, mine: Lane, batch_id: int, connection: Connection) -> bool:
@@ -115,12 +119,16 @@ def _recorded(
     ready: Ready,
     outcomes: Sequence[Outcome],
     reply: Reply | None,
+    *,
+    took_s: float,
 ) -> Pass:
     """Judge every row and write it down, with what the reply says of the portal as a whole."""
-    took_ms = int(reply.took_s * 1000) if reply is not None else 0
+    now_ms = ready.now_ms + milliseconds(took_s)
+    lessons = timing.lessons(ready.pace, ready.batch, reply, took_s=took_s, now_ms=now_ms)
+    outcomes = timing.held_back(ready.batch, outcomes, lessons)
     judging = Judging(
         policy=world.settings.retry_policy,
-        now_ms=ready.now_ms + took_ms,
+        now_ms=now_ms,
         chance=world.chance,
         strict=ready.strict,
     )
@@ -138,6 +146,7 @@ def _recorded(
         rest_ms=rest_ms or pause_ms or None,
         first=_first(rows, strict=ready.strict) + ready.first_rows,
         stopped_by=stopped_by if ready.strict else None,
+        lessons=lessons,
     )
     goes_on = whole is None and not silent and not pause_ms and answer.stopped_by is None
     rest_ms = answer.rest_ms
@@ -247,8 +256,7 @@ def _settle(
         lanes.put_first(connection, mine, answer.first, rest_ms=answer.rest_ms)
     if answer.stopped_by is not None:
         lanes.stop(connection, mine, answer.stopped_by)
-    if reply is not None:
-        timing.heed_methods(world, connection, mine, ready.batch, reply)
+    timing.heed_methods(connection, mine.tenant, ready.pace, answer.lessons)
     if whole is not None:
         heeding.heed_portal(connection, mine, whole, reply, trusted=world.settings.trusted_hosts)
     return settled

@@ -7,6 +7,7 @@ moved is called where it is now. How fast it may be called is in ``rates`` and `
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
@@ -24,8 +25,9 @@ class Tenant:
     ``token_version`` says which pair of tokens ``secret`` is; ``token_is_over``, that its access
     token was refused or has ended.
     ``moved_from`` is the trail of its addresses before, the newest first, as ``core.hosts`` has it.
+    ``method_limit_s``: the time of one method, where the portal's policy says so; 0, nobody counts.
     Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds,
-    ``moved_at_ms`` epoch milliseconds.
+    ``moved_at_ms`` epoch milliseconds, ``method_limit_s`` seconds in a window.
     """
 
     code: str
@@ -42,7 +44,11 @@ class Tenant:
     token_is_over: bool = False
     moved_from: str | None = None
     moved_at_ms: int | None = None
+    method_limit_s: float | None = None
 
+
+MOST_S = 10.0**6
+"""More seconds than any limit has."""
 
 _is_code = re.compile(r"[\w.-]{1,200}").fullmatch
 
@@ -76,7 +82,16 @@ def tenant(connection: Connection, code: str) -> Tenant:
         token_is_over=bool(row["token_is_over"]),
         moved_from=row["moved_from"],
         moved_at_ms=row["moved_at"],
+        method_limit_s=_method_limit_s(row["policy"]),
     )
+
+
+def _method_limit_s(policy: object) -> float | None:
+    """The time of one method that a portal's policy names; what nobody understands is none."""
+    named = policy.get("method_limit_s") if is_mapping(policy) else None
+    if isinstance(named, bool) or not isinstance(named, int | float | Decimal):
+        return None
+    return float(named) if 0 <= named < MOST_S else None
 
 
 def _halt(policy: object) -> HaltMode:

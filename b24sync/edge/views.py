@@ -381,7 +381,8 @@ def _lanes(connection: Connection) -> Mapping[str, LaneView]:
 
 def _lane(row: RowMapping) -> LaneView:
     due_at, until, now = row["next_due_at"], row["breaker_until"], row["now"]
-    is_resting = until is not None and until > now
+    # A lane may rest for other reasons than a portal that is not reached.
+    is_resting = until is not None and until > now and row["fail_streak"] > 0
     is_owned = row["lease_until"] is not None and row["lease_until"] >= now
     return LaneView(
         next_due_ms=None if due_at is None else max(0, max(due_at, until or 0) - now),

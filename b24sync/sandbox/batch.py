@@ -3,6 +3,7 @@
 Source: manual, "How to execute a batch request".
 """
 
+import time
 from dataclasses import dataclass, field
 
 from b24sync.sandbox.executor import Executor, Ran, Session, ids_as_text
@@ -57,6 +58,12 @@ def run_batch(executor: Executor, session: Session, params: Record) -> Record:
             sections.result_error[label] = error_of(_TOO_MANY)
         if halt and label in sections.result_error:
             break
+    if config.operating_charged_to_batch and config.operating_reported:
+        # Seen so: every command carries the number of the whole.
+        with executor.lock:
+            used, reset_at = executor.operating.used(session.credential, "batch", time.time())
+        for stated in map(mapping, sections.result_time.values()):
+            stated |= {"operating": used, "operating_reset_at": reset_at}
     return sections.as_php()
 
 

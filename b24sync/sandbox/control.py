@@ -7,18 +7,23 @@ Shape:
     GET  /sandbox/records/KIND                records by id
     GET  /sandbox/faults                      armed faults
     GET  /sandbox/tokens                      the current OAuth pair
+    GET  /sandbox/operating                   seconds used in the window, by credential and method
+    GET  /sandbox/costs                       seconds that commands take, by method
     POST /sandbox/faults                      arm one fault (object) or several (list)
     POST /sandbox/clear-faults                disarm all
     POST /sandbox/reset                       an empty portal
     POST /sandbox/expire-token                end every access token
+    POST /sandbox/costs                       {"crm.deal.add": 0.9, "crm.lead.add": [0.2, 6]}: from now on
     POST /sandbox/types                       {"entityTypeId": N}: register a smart process
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from b24sync.sandbox.config import Cost
 from b24sync.sandbox.crm_classic import records_named
 from b24sync.sandbox.faults import Fault, FaultAction
 from b24sync.sandbox.journal import ExecutedCommand, ReceivedRequest
@@ -83,6 +88,10 @@ def _act(portal: Portal, parts: list[str], body: Value) -> Value:
             portal.reset()
         case ["expire-token"]:
             portal.tokens.expire()
+        case ["costs"]:
+            costs = {name.lower(): _cost(cost) for name, cost in mapping(body).items()}
+            with portal.executor.lock:
+                portal.executor.costs |= costs
         case ["types"]:
             with portal.executor.lock:
                 portal.executor.store.smart_types.add(_type_id(body))
@@ -100,6 +109,33 @@ def _type_id(body: Value) -> int:
     if type_id is None:
         raise ValueError("entityTypeId is missing")
     return type_id
+
+
+def _cost(cost: Value) -> Cost:
+    """Seconds, or two bounds. Raises: ValueError for anything else."""
+    match cost:
+        case int() | float() if cost >= 0:
+            return float(cost)
+        case [int() | float() as least, int() | float() as most] if 0 <= least <= most:
+            return float(least), float(most)
+        case _:
+            raise ValueError("a cost is a number of seconds, or the least and the most of them")
+
+
+def _operating(portal: Portal, _query: Record) -> Value:
+    with portal.executor.lock:
+        used = portal.executor.operating.all_used(time.time())
+    shown: Record = {credential: {**methods} for credential, methods in used.items()}
+    return {"operating": shown}
+
+
+def _costs(portal: Portal, _query: Record) -> Value:
+    with portal.executor.lock:
+        costs = dict(portal.executor.costs)
+    shown: Record = {
+        method: list(cost) if isinstance(cost, tuple) else cost for method, cost in costs.items()
+    }
+    return {"costs": shown}
 
 
 def _stats(portal: Portal, _query: Record) -> Value:
@@ -151,4 +187,6 @@ _READERS: dict[str, Callable[[Portal, Record], Value]] = {
     "requests": _requests,
     "faults": _faults,
     "tokens": _tokens,
+    "operating": _operating,
+    "costs": _costs,
 }

@@ -6,6 +6,7 @@ One lock guards the store; it is held while a method runs and never while anythi
 import threading
 import time
 from dataclasses import dataclass
+from random import Random
 
 from b24sync.sandbox.config import SandboxConfig
 from b24sync.sandbox.faults import FaultPlan
@@ -56,6 +57,8 @@ class Executor:
         self.stopping = threading.Event()
         self.store = Store(config)
         self.operating = OperatingMeter(config)
+        self.costs = dict(config.method_costs)
+        self._dice = Random(config.seed)  # noqa: S311 - repeatable, and nothing is secret
         self._faults = faults
         self._journal = journal
 
@@ -64,13 +67,19 @@ class Executor:
         with self.lock:
             self.store = Store(self.config)
             self.operating.clear()
+            self.costs = dict(self.config.method_costs)
+            self._dice = Random(self.config.seed)  # noqa: S311 - as above
 
     def run(self, session: Session, label: str, method: str, params: Record) -> Ran:
         """Run one command, or refuse it before it runs.
 
         Raises: OutOfTime if the request is cut before it.
         """
-        taken_s = self._spend(session, method)
+        charged = "batch" if label and self.config.operating_charged_to_batch else method
+        with self.lock:
+            blocked = self.operating.blocks(session.credential, charged, time.time())
+            cost_s = 0.0 if blocked else self._cost(method)
+        taken_s = self._spend(session, cost_s)
         started_at = time.time()
         call = Call(
             method=method,
@@ -79,7 +88,6 @@ class Executor:
             at=started_at,
             by_oauth=session.credential == "oauth",
         )
-        charged = "batch" if label and self.config.operating_charged_to_batch else method
         with self.lock:
             done, refusal = self._outcome(session, label, charged, call)
             finished_at = time.time()
@@ -114,23 +122,28 @@ class Executor:
             stated["operating"] = used
         return stated
 
-    def _spend(self, session: Session, method: str) -> float:
+    def _cost(self, method: str) -> float:
+        """What the next command of a method takes; for use under the lock."""
+        cost = self.costs.get(method, 0.0)
+        return self._dice.uniform(*cost) if isinstance(cost, tuple) else cost
+
+    def _spend(self, session: Session, cost_s: float) -> float:
         """Wait and count the time of a command before it runs."""
         if session.commands_left is not None:
             if session.commands_left <= 0:
                 raise OutOfTime
             session.commands_left -= 1
-        config = self.config
-        latency = config.command_latency_s
-        cost = config.method_costs.get(method, 0.0)
-        limit = config.request_limit_s
+        waited_s, simulated_s = self.config.command_latency_s, cost_s
+        if self.config.costs_are_waited:
+            waited_s, simulated_s = waited_s + cost_s, 0.0
+        limit = self.config.request_limit_s
         used = time.time() - session.started_at + session.simulated_s
-        if limit is not None and used + latency + cost > limit:
-            self.pause(min(latency, max(0.0, limit - used)))
+        if limit is not None and used + waited_s + simulated_s > limit:
+            self.pause(min(waited_s, max(0.0, limit - used)))
             raise OutOfTime
-        session.simulated_s += cost
-        self.pause(latency)
-        return latency + cost
+        session.simulated_s += simulated_s
+        self.pause(waited_s)
+        return waited_s + simulated_s
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the sandbox is being stopped."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from b24sync.sandbox.config import SandboxConfig
 
 _BASKETS = 10
+_WHOLE_S = 60.0
+"""The shortest window whose end is told in whole seconds, as portals do; shorter ones are scaled."""
 _USUAL_LEAK = 2.0
 
 
@@ -74,16 +76,27 @@ class OperatingMeter:
         first, used = budget.baskets.get(number, (now, 0.0))
         budget.baskets[number] = (first, used + seconds)
 
-    def used(self, credential: str, method: str, now: float) -> tuple[float, int]:
+    def used(self, credential: str, method: str, now: float) -> tuple[float, float]:
         """Seconds used in the window, and the unix time when the oldest basket drops out."""
         budget = self._budgets.get((credential, method))
         if budget is None:
-            return 0.0, int(now + self._window_s)
+            return 0.0, self._told(now + self._window_s)
         baskets = budget.baskets
         for number in [n for n, (first, _) in baskets.items() if first + self._window_s <= now]:
             del baskets[number]
         oldest = min((first for first, _ in baskets.values()), default=now)
-        return sum(used for _, used in baskets.values()), int(oldest + self._window_s)
+        return sum(used for _, used in baskets.values()), self._told(oldest + self._window_s)
+
+    def all_used(self, now: float) -> dict[str, dict[str, float]]:
+        """Seconds used in the window, by credential and method."""
+        found: dict[str, dict[str, float]] = {}
+        for credential, method in self._budgets:
+            found.setdefault(credential, {})[method] = self.used(credential, method, now)[0]
+        return found
+
+    def _told(self, at: float) -> float:
+        """A time as the portal tells it."""
+        return int(at) if self._window_s >= _WHOLE_S else at
 
     def clear(self) -> None:
         """Forget all calls."""

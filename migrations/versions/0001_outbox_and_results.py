@@ -468,6 +468,11 @@ def _method_budget() -> None:
         sa.Column("reset_at", sa.BigInteger()),
         sa.Column("blocked_until", sa.BigInteger()),
         sa.Column("cost_s", sa.Double()),
+        sa.Column("spread_s", sa.Double()),
+        sa.Column("limit_s", sa.Double()),
+        sa.Column("baskets", _json()),
+        sa.Column("max_bytes", sa.BigInteger()),
+        sa.Column("found_at", sa.BigInteger()),
         sa.Column("updated_at", sa.BigInteger(), nullable=False, server_default=_now()),
         key=["portal", "app_id", "method"],
         checks={

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from b24sync.core.batching import compose
 from b24sync.core.model import Batch, Command, Operation
+from b24sync.core.pacing import BATCH, MethodPace, Pace
 
 
 def command(number: int, *sources: int, query: str = "id=1", alone: bool = False) -> Command:
@@ -454,3 +455,48 @@ def test_in_order_the_batch_is_the_front_of_what_was_given(
         for end in range(1, len(batch.commands) + 1)
     ]
     assert all(parts) or not parts[-1]
+
+
+def pace(cost_s: float, *, max_bytes: int | None = None) -> Pace:
+    """A portal on which each command takes so long."""
+    known = {"crm.item.update": MethodPace(cost_s=cost_s)}
+    found = MethodPace(max_bytes=max_bytes, found_ms=1)
+    return Pace(now_ms=1, methods=known | {BATCH: found})
+
+
+def test_commands_are_taken_as_far_as_their_time_fits() -> None:
+    """Half of a minute holds seven of four seconds; one that takes longer goes alone."""
+    many = [command(number) for number in range(20)]
+
+    some, _ = compose(many, pace=pace(4.0))
+    one, _ = compose(many, pace=pace(50.0))
+    full, _ = compose([command(number) for number in range(60)], pace=pace(0.02))
+
+    assert [len(batch.commands) for batch in (some, one, full)] == [7, 1, 50]
+
+
+def test_a_chain_that_takes_too_long_with_the_others_waits_whole() -> None:
+    """What is behind it and fits goes."""
+    commands = chained((1,), (2,), (3, 2), (4, 2), (5,))
+
+    batch, rest = compose(commands, pace=pace(10.0), halt=True)
+
+    assert numbers(batch.commands) == [1, 5]
+    assert numbers(rest) == [2, 3, 4]
+
+
+def test_a_chain_that_takes_too_long_by_itself_goes_from_its_beginning() -> None:
+    """As one that has more commands than a request holds."""
+    batch, rest = compose(chained((1,), (2, 1), (3, 2), (4, 3)), pace=pace(10.0), halt=True)
+
+    assert (numbers(batch.commands), numbers(rest)) == ([1, 2, 3], [4])
+
+
+def test_what_a_portal_refused_for_its_size_is_not_sent_again() -> None:
+    """Each command is 15 + 69 + 16, a hundred bytes; the smaller of two bounds counts."""
+    some = [command(number, query="q" * 69) for number in range(5)]
+
+    learned, _ = compose(some, pace=pace(0.1, max_bytes=250))
+    given, _ = compose(some, pace=pace(0.1, max_bytes=250), max_bytes=100)
+
+    assert (len(learned.commands), len(given.commands)) == (2, 1)

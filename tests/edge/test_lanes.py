@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from b24sync.core.limits import Bucket
 from b24sync.core.model import Fault, FaultKind, HaltMode, PortalState
-from b24sync.edge import budgets, lanes, rates, tables, taking, tenants
+from b24sync.edge import lanes, rates, tables, taking, tenants
 from b24sync.edge.database import transact, writing
 from b24sync.edge.lanes import Lane
 from b24sync.edge.tenants import Tenant
@@ -518,25 +518,6 @@ def test_all_workers_together_keep_the_rate(engine: Engine) -> None:
     for number, at in enumerate(sorted(granted), start=1):
         # A statement is stamped before its thread looks at the clock, never after.
         assert number <= 5 + 20 * (at + 0.05), f"{number} requests after {at:.3f} s"
-
-
-def test_methods_are_blocked_for_their_portal_until_a_time(engine: Engine) -> None:
-    """A later word about a method replaces an earlier one; a block that has ended is not told."""
-    add_portal(engine)
-    add_portal(engine, "other")
-    of, other = _tenant(engine), _tenant(engine, "other")
-    now = database_now(engine)
-
-    with writing(engine) as connection:
-        budgets.block_methods(connection, of, ["crm.item.add", "crm.item.update"], until_ms=now + 1)
-        budgets.block_methods(connection, of, ["crm.item.add"], until_ms=now + 60_000)
-        budgets.block_methods(connection, of, ["crm.item.list"], until_ms=now - 1)
-        budgets.block_methods(connection, of, ["crm.item.update"], until_ms=now + 50_000)
-        blocked = budgets.blocked_methods(connection, of)
-        others = budgets.blocked_methods(connection, other)
-
-    assert blocked == {"crm.item.add": now + 60_000, "crm.item.update": now + 50_000}
-    assert others == {}
 
 
 def test_the_reason_of_a_pause_is_the_portals_code_and_words() -> None:
