@@ -29,14 +29,15 @@ def test_methods_that_use_up_their_time_are_called_nearly_as_much_as_they_may_be
 
 
 def test_a_portal_with_a_lower_limit_than_was_set_is_learned() -> None:
-    """It refuses at 420 seconds, which we are told nothing of; after some tries it does no more."""
+    """It refuses at 420 seconds, of which we are told nothing; it does in three requests, then never."""
     costs = {"m": lambda dice: dice.uniform(0.5, 3.0), "n": lambda dice: dice.uniform(0.5, 1.0)}
     site = Site(costs=costs, rules=Rules(method_s=420.0), parallel=True)
 
     best, ours = omniscient(site, HOUR_S), learner(site, HOUR_S, rules=Rules(method_s=480.0))
 
     assert ours.commands >= 0.95 * best.commands
-    assert len(ours.refused) <= 4
+    assert len(set(ours.refused)) <= 3
+    assert max(ours.refused) < 2 * 600
 
 
 @pytest.mark.parametrize("seed", range(5))
