@@ -42,12 +42,17 @@ class Timings:
 
     Shape: ``costs_s``, by method, what each of its commands took; ``budgets``, by method, what is
     used of its time, that of the whole request as ``batch`` if that pays. ``reset_at_ms`` in them is
-    what the method's own last call was told.
-    Units: seconds; ``finished_ms`` epoch milliseconds by the portal's clock, ``None`` if it told none.
+    what the method's own last call was told. ``marks``, by method, what was used after each of its
+    commands.
+    Units: seconds; ``finished_ms`` and the times of marks epoch milliseconds by the portal's clock,
+    ``None`` if it told none.
     """
 
     costs_s: Mapping[str, Sequence[float]] = field(default_factory=dict[str, Sequence[float]])
     budgets: Mapping[str, MethodTime] = field(default_factory=dict[str, MethodTime])
+    marks: Mapping[str, Sequence[tuple[int, float]]] = field(
+        default_factory=dict[str, Sequence[tuple[int, float]]]
+    )
     finished_ms: int | None = None
 
 
@@ -64,7 +69,10 @@ def learned(pace: Pace, told: Timings, *, now_ms: int) -> Mapping[str, MethodPac
         new = _costing(old, told.costs_s.get(method, ()))
         budget = told.budgets.get(method)
         if budget is not None and pace.rules.method_s is not None:
-            new = _used(new, budget, told.finished_ms, pace.rules, now_ms)
+            ahead_ms = 0 if told.finished_ms is None else told.finished_ms - now_ms
+            clock = _Clock(rules=pace.rules, now_ms=now_ms, ahead_ms=ahead_ms)
+            marks = told.marks.get(method, ()) if told.finished_ms is not None else ()
+            new = _used(new, budget, marks, clock)
             if budget.is_blocked:
                 new = _refused(pace, method, new, budget, now_ms)
         if _matters(old, new, pace.rules, now_ms):
@@ -117,53 +125,72 @@ def _costing(old: MethodPace, costs_s: Sequence[float]) -> MethodPace:
     return replace(old, cost_s=mean, spread_s=sqrt(variance))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clock:
+    """When an answer came, by the database's clock; the portal's is so far ahead of it."""
+
+    rules: Rules
+    now_ms: int
+    ahead_ms: int
+
+    def basket(self, at_ms: int) -> int:
+        """Which of the portal's baskets a moment belongs to."""
+        return (at_ms + self.ahead_ms) // self.rules.basket_ms
+
+    def first_ms(self, reset_at_ms: int) -> int | None:
+        """When the oldest basket had its first call, as its end says; ``None``, it makes no sense."""
+        # Whole seconds are cut ones.
+        whole_ms = 1000 if reset_at_ms % 1000 == 0 else 0
+        left_ms = reset_at_ms - self.ahead_ms - self.now_ms + whole_ms
+        if not 0 < left_ms <= self.rules.window_ms + whole_ms:
+            return None
+        return min(self.now_ms + left_ms - self.rules.window_ms, self.now_ms)
+
+
 def _used(
-    old: MethodPace, budget: MethodTime, finished_ms: int | None, rules: Rules, now_ms: int
+    old: MethodPace, budget: MethodTime, marks: Sequence[tuple[int, float]], clock: _Clock
 ) -> MethodPace:
     """What was used, sorted into baskets so that their sum is what the portal says."""
     if budget.is_blocked and not budget.operating_s:
         # A refusal is not timed; what was used before is known from what was answered.
         return old
-    window_ms, basket_ms = rules.window_ms, rules.basket_ms
-    baskets = [basket for basket in old.baskets if basket[0] + window_ms > now_ms]
-    more = round(budget.operating_s * 1000) - sum(used for _, used in baskets)
-    if more > 0:
-        last = baskets[-1] if baskets else None
-        if last is not None and last[0] // basket_ms == now_ms // basket_ms:
-            baskets[-1] = (last[0], last[1] + more)
-        else:
-            baskets.append((now_ms, more))
-    while more < 0 and baskets:
-        # The oldest has dropped out, or part of it was somewhere else.
-        first, used = baskets.pop(0)
-        if used + more > 0:
-            baskets.insert(0, (first, used + more))
-        more += used
+    baskets = old.baskets
+    last = {clock.basket(at - clock.ahead_ms): (at, used_s) for at, used_s in marks}
+    for at_ms, used_s in last.values():
+        # No answer tells of the future, nor of the time before the request.
+        baskets = _summed(baskets, min(at_ms - clock.ahead_ms, clock.now_ms), used_s, clock)
+    baskets = _summed(baskets, clock.now_ms, budget.operating_s, clock)
     limit_s = old.limit_s
     usual_s = (old.cost_s or 0.0) + DEVIATIONS * old.spread_s
     if limit_s is not None and not budget.is_blocked and budget.operating_s > limit_s + usual_s:
         # It did what it refused before.
         limit_s = None
     if baskets and budget.reset_at_ms is not None:
-        began = _told_first(budget.reset_at_ms, finished_ms, window_ms, now_ms)
+        began = clock.first_ms(budget.reset_at_ms)
         if began is not None:
             # A later one cannot have begun before the oldest.
-            baskets = [(began, baskets[0][1]), *((max(at, began), s) for at, s in baskets[1:])]
-    return replace(old, baskets=tuple(baskets), limit_s=limit_s)
+            later = ((max(at, began), spent) for at, spent in baskets[1:])
+            baskets = ((began, baskets[0][1]), *later)
+    return replace(old, baskets=baskets, limit_s=limit_s)
 
 
-def _told_first(
-    reset_at_ms: int, finished_ms: int | None, window_ms: int, now_ms: int
-) -> int | None:
-    """When the oldest basket had its first call, as its end says; ``None``, it makes no sense.
-
-    The portal's clock is compared with itself, where it told the time of its answer.
-    """
-    whole_ms = 1000 if reset_at_ms % 1000 == 0 else 0
-    left_ms = reset_at_ms - (finished_ms if finished_ms is not None else now_ms) + whole_ms
-    if not 0 < left_ms <= window_ms + whole_ms:
-        return None
-    return min(now_ms + left_ms - window_ms, now_ms)
+def _summed(
+    baskets: tuple[tuple[int, int], ...], at_ms: int, used_s: float, clock: _Clock
+) -> tuple[tuple[int, int], ...]:
+    """The baskets at a moment, with what is more than was known in the one of that moment."""
+    kept = [basket for basket in baskets if basket[0] + clock.rules.window_ms > at_ms]
+    more = round(used_s * 1000) - sum(spent for _, spent in kept)
+    if more > 0 and kept and clock.basket(kept[-1][0]) >= clock.basket(at_ms):
+        kept[-1] = (kept[-1][0], kept[-1][1] + more)
+    elif more > 0:
+        kept.append((at_ms, more))
+    while more < 0 and kept:
+        # The oldest has dropped out, or part of it was somewhere else.
+        first, spent = kept.pop(0)
+        if spent + more > 0:
+            kept.insert(0, (first, spent + more))
+        more += spent
+    return tuple(kept)
 
 
 def _refused(

@@ -206,6 +206,24 @@ def durations(batch: Batch, reply: Reply) -> Mapping[str, tuple[float, ...]]:
     return collected
 
 
+def method_marks(batch: Batch, reply: Reply) -> Mapping[str, tuple[tuple[int, float], ...]]:
+    """Collect what each method had used of its time after each of its commands.
+
+    Shape: by method, the end of each command with the sum at that time, in their order; commands
+    that are told without either are absent.
+    Units: epoch milliseconds by the portal's clock, and seconds.
+    Raises: nothing.
+    """
+    marks: dict[str, tuple[tuple[int, float], ...]] = {}
+    for command, time in zip(batch.commands, _command_times(batch, reply), strict=True):
+        used_s = _number(time, "operating", _MAX_SPAN_S)
+        at_s = _number(time, "finish", _MAX_INSTANT_S)
+        if used_s is not None and at_s:
+            mark = (int(at_s * 1000), used_s)
+            marks[command.method] = (*marks.get(command.method, ()), mark)
+    return marks
+
+
 def request_time(batch: Batch, reply: Reply) -> MethodTime | None:
     """Give what the portal says of the time budget that the request as a whole takes from.
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from b24sync.core.model import HaltMode, Question
+from b24sync.core.pacing import Pace
 from b24sync.core.surroundings import NO_FACTS, Facts
 from b24sync.drain import heeding, timing
 from b24sync.drain.claiming import Claim, LaneLost, Look, Ready, Rest, claim, note
@@ -276,6 +277,13 @@ def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None
         raise
 
 
+def _present(world: World, asked: Look) -> Pace | None:
+    """What was known when the look was decided on, brought to the present moment."""
+    if asked.pace is None:
+        return None
+    return replace(asked.pace, now_ms=asked.pace.now_ms + asked.since_ms(world.clock()))
+
+
 def _looked(world: World, mine: Lane, facts: Facts, seen: Seen, asked: Look = _UNASKED) -> Pass:
     """What was read is told to the next pass; a portal that said nothing is left alone a while.
 
@@ -292,7 +300,9 @@ def _looked(world: World, mine: Lane, facts: Facts, seen: Seen, asked: Look = _U
             return
         if mine.fail_streak:
             lanes.answered(connection, mine)
-        timing.heed_look(world, connection, mine.tenant, asked.pace, seen.batch, seen.reply)
+        timing.heed_look(
+            world, connection, mine.tenant, _present(world, asked), seen.batch, seen.reply
+        )
         if seen.whole is not None:
             heeding.heed_portal(
                 connection, mine, seen.whole, seen.reply, trusted=world.settings.trusted_hosts

@@ -65,7 +65,10 @@ class Rest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A journalled batch, ready to be sent; ``first_rows`` go before all others after it."""
+    """A journalled batch, ready to be sent; ``first_rows`` go before all others after it.
+
+    Units: ``read_s`` is the worker's own clock at ``now_ms``.
+    """
 
     batch_id: int
     batch: Batch
@@ -73,6 +76,7 @@ class Ready:
     now_ms: int
     tally: Tally
     pace: Pace
+    read_s: float
     strict: bool = False
     first_rows: tuple[int, ...] = ()
 
@@ -85,6 +89,11 @@ class Look:
     rows: tuple[int, ...]
     tally: Tally
     pace: Pace | None = None
+    read_s: float = 0.0
+
+    def since_ms(self, clock_s: float) -> int:
+        """How long ago that was decided."""
+        return milliseconds(clock_s - self.read_s)
 
 
 class LaneLost(Exception):  # noqa: N818 - a signal to the pass, not an error
@@ -137,6 +146,7 @@ class _Desk:
     mode: HaltMode
     around: Surroundings
     pace: Pace
+    read_s: float
     connection: Connection
 
 
@@ -220,6 +230,7 @@ def _claimed(  # noqa: PLR0911, PLR0913, PLR0917 - as above, and each way it may
             now_ms=pace.now_ms,
         ),
         pace=pace,
+        read_s=world.clock(),
         connection=connection,
     )
     gathered = _gathered(desk, served, noted)
@@ -232,7 +243,13 @@ def _claimed(  # noqa: PLR0911, PLR0913, PLR0917 - as above, and each way it may
         return (
             Rest(tally=gathered.tally, rest_ms=wait_ms)
             if wait_ms > 0
-            else Look(questions=asked, rows=tuple(gathered.asking), tally=gathered.tally, pace=pace)
+            else Look(
+                questions=asked,
+                rows=tuple(gathered.asking),
+                tally=gathered.tally,
+                pace=pace,
+                read_s=desk.read_s,
+            )
         )
     if gathered.until_ms and not gathered.commands:
         return _rest(connection, mine, pace, gathered.until_ms, gathered.tally)
@@ -466,6 +483,7 @@ def _journalled(desk: _Desk, gathered: _Gathered) -> Claim:
         now_ms=desk.around.now_ms,
         tally=gathered.tally,
         pace=desk.pace,
+        read_s=desk.read_s,
         strict=strict,
         first_rows=tuple(row_id for row_id in desk.mine.first_rows if row_id in met),
     )

@@ -123,7 +123,7 @@ def _recorded(
     took_s: float,
 ) -> Pass:
     """Judge every row and write it down, with what the reply says of the portal as a whole."""
-    now_ms = ready.now_ms + milliseconds(took_s)
+    now_ms = ready.now_ms + milliseconds(world.clock() - ready.read_s)
     lessons = timing.lessons(ready.pace, ready.batch, reply, took_s=took_s, now_ms=now_ms)
     outcomes = timing.held_back(ready.batch, outcomes, lessons)
     judging = Judging(

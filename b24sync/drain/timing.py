@@ -15,11 +15,11 @@ from b24sync.core.pacing import BATCH, MethodPace, Pace, Rules
 from b24sync.core.replies import (
     durations,
     finished_ms,
+    method_marks,
     method_times,
     request_time,
     whole_fault,
 )
-from b24sync.drain.orders import milliseconds
 from b24sync.edge import budgets
 from b24sync.edge.tenants import Tenant
 from b24sync.settings import Settings
@@ -63,6 +63,7 @@ def lessons(
     told = Timings(
         costs_s=durations(batch, reply),
         budgets=_budgets(batch, reply),
+        marks=method_marks(batch, reply),
         finished_ms=finished_ms(reply),
     )
     return learning.learned(pace, told, now_ms=now_ms)
@@ -111,12 +112,8 @@ def heed_look(
 
     Writes: method_budget, in one statement; nothing, where nothing was learned.
     """
-    if pace is None:
-        pace = budgets.known_pace(connection, of, rules_of(world.settings, of))
-        now_ms = pace.now_ms
-    else:
-        now_ms = pace.now_ms + milliseconds(reply.took_s)
-    found = lessons(pace, batch, reply, took_s=reply.took_s, now_ms=now_ms)
+    pace = pace or budgets.known_pace(connection, of, rules_of(world.settings, of))
+    found = lessons(pace, batch, reply, took_s=reply.took_s, now_ms=pace.now_ms)
     heed_methods(connection, of, pace, found)
     return found
 

@@ -11,6 +11,7 @@ from b24sync.edge.database import now_ms, upsert
 from b24sync.edge.tables import method_budget, portal
 from b24sync.edge.tenants import Tenant
 
+_PAIR = 2
 _KEYS = ("portal", "app_id", "method")
 _KNOWN = (
     method_budget.c.method,
@@ -79,7 +80,7 @@ def _baskets(stored: object) -> tuple[tuple[int, int], ...]:
     """The baskets as they were written; anything else is none."""
     if not is_list(stored):
         return ()
-    pairs = (pair for pair in stored if is_list(pair))
+    pairs = (pair for pair in stored if is_list(pair) and len(pair) == _PAIR)
     return tuple((at, used) for at, used in pairs if isinstance(at, int) and isinstance(used, int))
 
 

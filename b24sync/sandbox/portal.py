@@ -146,9 +146,12 @@ class Portal:
         session = self._session(incoming, commands_left)
         if incoming.method == "batch":
             sections = run_batch(self.executor, session, incoming.params)
-            taken_s = time.time() - session.started_at + session.simulated_s
+            finished_at = time.time()
+            taken_s = finished_at - session.started_at + session.simulated_s
             with self.executor.lock:
-                outer = self.executor.time_of(session, "batch", session.started_at, taken_s)
+                # Its end is now, as that of its commands: what was simulated lies before it.
+                began_at = finished_at - taken_s
+                outer = self.executor.time_of(session, "batch", began_at, taken_s)
             return {"result": sections, "time": outer}
         ran = self.executor.run(session, "", incoming.method, incoming.params)
         if ran.done is None:

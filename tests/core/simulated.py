@@ -155,6 +155,7 @@ def _served(  # noqa: PLR0913, PLR0917 - one request with all that it touches
     run.requests += 1
     costs: dict[str, list[float]] = {}
     budgets: dict[str, MethodTime] = {}
+    marks: dict[str, list[tuple[int, float]]] = {}
     took = site.overhead_s
     for each in commands:
         method, at = each.method, now + took
@@ -176,9 +177,11 @@ def _served(  # noqa: PLR0913, PLR0917 - one request with all that it touches
         meter.charge(method, cost, at)
         used, reset = meter.used(method, at)
         costs.setdefault(method, []).append(cost)
+        marks.setdefault(method, []).append((int(at * 1000), used))
         budgets[method] = MethodTime(operating_s=used, reset_at_ms=int(reset) * 1000)
         run.done[method] = run.done.get(method, 0) + 1
-    told = Timings(costs_s=costs, budgets=budgets)
+    finished_ms = int((now + took) * 1000)
+    told = Timings(costs_s=costs, budgets=budgets, marks=marks, finished_ms=finished_ms)
     lessons = learned(pace, told, now_ms=int((now + took) * 1000))
     run.writes += bool(lessons)
     known |= lessons
@@ -197,12 +200,12 @@ def omniscient(site: Site, lasts_s: float) -> Run:
     while now < EPOCH_S + lasts_s:
         took, count = site.overhead_s, 0
         is_idle = False
-        while count < 50 and not is_idle:  # noqa: PLR2004 - as many as a request holds
+        while count < 50 and not is_idle:
             is_idle = True
             for method, draw in site.costs.items():
                 cost = upcoming[method]
                 spent = 0.0 if site.parallel else cost
-                fits = count < 50 and took + spent <= site.rules.request_s  # noqa: PLR2004
+                fits = count < 50 and took + spent <= site.rules.request_s
                 if fits and meter.admits(method, now + took):
                     took += spent
                     meter.charge(method, cost, now + took)

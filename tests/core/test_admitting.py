@@ -243,7 +243,7 @@ def test_strictly_everything_goes_where_there_is_time() -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_refused_method_waits_though_nothing_is_known_of_its_baskets(strict: bool) -> None:
+def test_a_refused_method_waits_though_nothing_is_known_of_its_baskets(*, strict: bool) -> None:
     """The end of its block is all that counts."""
     found = let_in(pace(m=MethodPace(blocked_until_ms=LATER)), command(1), strict=strict)
 

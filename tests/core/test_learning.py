@@ -14,7 +14,7 @@ MINUTE = 60_000
 WINDOW = 600_000
 
 
-def pace_of(rules: Rules | None = None, **methods: MethodPace) -> Pace:
+def pace_of(rules: Rules | None = None, /, **methods: MethodPace) -> Pace:
     """What was known when the request went."""
     return Pace(now_ms=NOW - 1_000, methods=methods, rules=rules or Rules())
 
@@ -54,7 +54,7 @@ def test_a_full_batch_outweighs_all_that_was_known() -> None:
     ],
 )
 def test_only_a_cost_that_would_change_a_batch_is_told(
-    old_s: float, costs_s: list[float], is_told: bool
+    old_s: float, costs_s: list[float], *, is_told: bool
 ) -> None:
     """A tenth of it, or of what a full batch may take for each command."""
     old = MethodPace(cost_s=old_s, updated_ms=NOW)
@@ -83,7 +83,7 @@ def test_a_change_that_was_kept_back_for_a_minute_is_told() -> None:
     ],
 )
 def test_time_used_is_told_in_steps_and_near_the_limit_always(
-    before_s: float, after_s: float, is_told: bool
+    before_s: float, after_s: float, *, is_told: bool
 ) -> None:
     """The portal repeats it in every answer, so nothing is lost."""
     old = MethodPace(cost_s=0.1, baskets=((NOW, round(before_s * 1000)),), updated_ms=NOW)
@@ -249,3 +249,16 @@ def test_what_is_known_sums_up_to_what_the_portal_says(steps: list[tuple[int, fl
         assert list(baskets) == sorted(baskets)
         assert all(spent > 0 for _, spent in baskets)
         assert abs(known["m"].used_s(now, WINDOW) - seconds) <= 0.02 * 480 + 0.001
+
+
+def test_commands_of_one_answer_belong_to_the_minutes_of_their_ends() -> None:
+    """By the portal's clock, which is five seconds ahead; the request lasted from one to the next."""
+    ahead, end = 5_000, NOW + 10_000
+    marks = [(NOW - 5_000, 3.0), (NOW - 1_000, 7.0), (NOW + 2_000, 9.0), (end + ahead, 20.0)]
+    told = Timings(
+        budgets={"m": MethodTime(operating_s=20.0)}, marks={"m": marks}, finished_ms=end + ahead
+    )
+
+    lesson = learned(pace_of(), told, now_ms=end)
+
+    assert lesson["m"].baskets == ((NOW - 6_000, 7_000), (end, 13_000))

@@ -11,7 +11,7 @@ MINUTE = 60_000
 WINDOW = 600_000
 
 
-def pace_of(rules: Rules | None = None, **methods: MethodPace) -> Pace:
+def pace_of(rules: Rules | None = None, /, **methods: MethodPace) -> Pace:
     """What is known at the present moment."""
     return Pace(now_ms=NOW, methods=methods, rules=rules or Rules())
 

@@ -8,7 +8,7 @@ from tests.core.simulated import Site, learner, omniscient
 HOUR_S = 3600.0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_methods_that_use_up_their_time_are_called_nearly_as_much_as_they_may_be(seed: int) -> None:
     """Six commands of a second for each of a tenth: nineteen twentieths of what is possible."""
     site = Site(
@@ -40,7 +40,7 @@ def test_a_portal_with_a_lower_limit_than_was_set_is_learned() -> None:
     assert max(ours.refused) < 2 * 600
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_no_request_is_cut_once_costs_are_known(seed: int) -> None:
     """Adds of 0.2 to 6 seconds each: a cut at the beginning is the last."""
     site = Site(
@@ -49,10 +49,10 @@ def test_no_request_is_cut_once_costs_are_known(seed: int) -> None:
         seed=seed,
     )
 
-    ours = learner(site, 4 * HOUR_S)
+    ours = learner(site, 2 * HOUR_S)
 
     assert not [at for at in ours.cuts if at > 120]
-    assert ours.commands >= 0.9 * 4 * HOUR_S / 3.1
+    assert ours.commands >= 0.9 * 2 * HOUR_S / 3.1
 
 
 def test_a_fast_portal_is_sent_full_requests_from_the_second_on() -> None:

@@ -26,7 +26,16 @@ from b24sync.core.model import (
     Skipped,
     Unknown,
 )
-from b24sync.core.replies import answers, interpret, method_times, unanswered, whole_fault
+from b24sync.core.replies import (
+    answers,
+    durations,
+    finished_ms,
+    interpret,
+    method_times,
+    request_time,
+    unanswered,
+    whole_fault,
+)
 
 REPLIES = Path(__file__).parent.parent / "replies"
 
@@ -891,3 +900,124 @@ def test_no_command_is_called_skipped_without_a_halt_and_a_failure_before_it(
         if isinstance(outcome, Skipped):
             assert sent.halt
             assert any(not isinstance(before, Skipped) for before in outcomes[:position])
+
+
+def timed(**times: object) -> Reply:
+    """A batch of ``r1`` and on, of which these commands were done in their times."""
+    done: dict[str, object] = {label: 7 for label in times if label != "outer"}
+    inner = {label: time for label, time in times.items() if label != "outer" and time}
+    sections = {"result": done, "result_error": [], "result_time": inner}
+    return Reply(status=200, body={"result": sections, "time": times.get("outer", {})}, took_s=10.0)
+
+
+def numbered(*commands: Command) -> Batch:
+    """A batch whose commands are labelled by their places."""
+    return Batch(
+        labels=tuple(f"r{place}" for place, _ in enumerate(commands, start=1)), commands=commands
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "came_back", "costs_s"),
+    [
+        pytest.param(
+            numbered(ADD, UPDATE, ADD),
+            timed(r1={"duration": 1.0}, r2={"duration": 2}, r3={"duration": 0.5}),
+            {ADD.method: (1.0, 0.5), UPDATE.method: (2,)},
+            id="as they are told",
+        ),
+        pytest.param(
+            numbered(ADD, UPDATE),
+            timed(r1=None, r2=None),
+            {ADD.method: (5.0,), UPDATE.method: (5.0,)},
+            id="not told: a share of what the request took",
+        ),
+        pytest.param(
+            numbered(ADD, UPDATE),
+            timed(r1={"duration": 1.0}, r2=None, outer={"duration": 4.0}),
+            {ADD.method: (1.0,), UPDATE.method: (3.0,)},
+            id="one not told: what is left of the portal's own time of the request",
+        ),
+        pytest.param(
+            numbered(ADD, UPDATE),
+            timed(r1={"duration": 30.0}, r2=None),
+            {ADD.method: (30.0,), UPDATE.method: (0.0,)},
+            id="more told than the request took",
+        ),
+        pytest.param(
+            numbered(ADD, UPDATE),
+            timed(r1={"duration": 1.0}),
+            {ADD.method: (1.0,)},
+            id="unreported",
+        ),
+        pytest.param(
+            alone(ADD),
+            Reply(status=200, body={"result": 7, "time": {"duration": 2.5}}),
+            {ADD.method: (2.5,)},
+            id="called by itself",
+        ),
+        pytest.param(numbered(ADD), Reply(status=504, readable=False), {}, id="no answer"),
+    ],
+)
+def test_the_time_of_every_command_that_ran_is_collected(
+    sent: Batch, came_back: Reply, costs_s: Mapping[str, tuple[float, ...]]
+) -> None:
+    """What a portal does not time shares what is left of the whole."""
+    assert durations(sent, came_back) == costs_s
+
+
+def test_a_command_that_failed_took_its_time_too() -> None:
+    """It is not timed; one that was refused before it ran took none."""
+    sections = {
+        "result": {"r1": 7},
+        "result_error": {
+            "r2": {"error": "INVALID_ARG_VALUE", "error_description": "no"},
+            "r3": {"error": "OPERATION_TIME_LIMIT", "error_description": "blocked"},
+        },
+        "result_time": {"r1": {"duration": 1.0}},
+    }
+    body = {"result": sections, "time": {"duration": 3.0}}
+
+    costs_s = durations(numbered(ADD, UPDATE, ITEM_ADD), Reply(status=200, body=body))
+
+    assert costs_s == {ADD.method: (1.0,), UPDATE.method: (2.0,)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "came_back", "time"),
+    [
+        pytest.param(
+            numbered(ADD), timed(r1=None, outer={"operating": 0}), None, id="the commands pay"
+        ),
+        pytest.param(numbered(ADD), timed(r1=None), None, id="nobody counts"),
+        pytest.param(
+            numbered(ADD),
+            timed(r1=None, outer={"operating": 7.5, "operating_reset_at": 1_790_000_601}),
+            MethodTime(operating_s=7.5, reset_at_ms=1_790_000_601_000),
+            id="the request pays",
+        ),
+        pytest.param(
+            numbered(ADD),
+            Reply(status=429, body={"error": "OPERATION_TIME_LIMIT", "error_description": ""}),
+            MethodTime(operating_s=0.0, is_blocked=True),
+            id="the request is refused",
+        ),
+        pytest.param(
+            alone(ADD),
+            Reply(status=200, body={"result": 7, "time": {"operating": 7.5}}),
+            None,
+            id="called by itself",
+        ),
+    ],
+)
+def test_who_pays_for_a_request_is_told_by_its_own_time(
+    sent: Batch, came_back: Reply, time: MethodTime | None
+) -> None:
+    """Portals of the cloud charge the methods in a batch, others the batch."""
+    assert request_time(sent, came_back) == time
+
+
+def test_the_time_of_an_answer_is_read_by_the_portals_clock() -> None:
+    """In milliseconds; what makes no sense is none."""
+    assert finished_ms(timed(outer={"finish": 1_790_000_000.25})) == 1_790_000_000_250
+    assert finished_ms(timed(outer={"finish": "soon"})) is None
