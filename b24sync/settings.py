@@ -48,7 +48,7 @@ class Settings:
     """The queue of this package's tasks."""
     batch_size: int = MAX_BATCH
     """Commands in one request, at most 50, which is the portal's own bound."""
-    batch_share: float = 0.5
+    batch_share: float = 0.6
     """The part of a portal's longest request that a batch is expected to take."""
     batch_start: int = 10
     """Commands in one request of whose time nothing is known yet."""

@@ -13,6 +13,7 @@ from b24sync.cli.layout import NARROW, counted, number, record, span, table, utc
 from b24sync.cli.portals import state_text
 from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.model import FINAL_OUTCOMES, PortalState, ResultOutcome, RowState
+from b24sync.core.pacing import MARGIN
 from b24sync.edge import partitions, views
 from b24sync.edge.database import reading
 from b24sync.edge.views import Backlog, LaneView, Overview, PortalView, RateView, StopView
@@ -63,6 +64,7 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
     with desk.opened() as world, reading(world.engine) as connection:
         over, webhook_url = views.overview(connection), world.settings.webhook_url
         notes = [found.text for found in partitions.problems(connection, world.settings.grain)]
+        limit_s = world.settings.method_limit_s
     codes = [code for code in (*over.portals, *over.unknown) if portal in (None, code)]
     if portal is not None and not codes:
         known = ", ".join(over.portals) or "none yet"
@@ -75,6 +77,9 @@ def status(desk: Desk, *, portal: str | None, as_json: bool) -> None:
         desk.note("no portals and no changes yet; `b24sync portal add CODE` makes a portal known")
         return
     desk.show(_rows(over, codes, is_narrow=desk.out.width < NARROW), Text())
+    resting = [line for code in codes for line in _resting(over, code, limit_s)]
+    if resting:
+        desk.show(*resting, Text())
     parts: list[Text | Table] = [_task("results", note + ".", "yellow") for note in notes]
     for code in codes:
         for stop in over.stops.get(code, ()):
@@ -133,6 +138,22 @@ def _state(view: PortalView | None, lane: LaneView | None, *, is_stopped: bool) 
     if view.state == PortalState.ACTIVE and lane is not None and lane.resting_ms:
         return Text("unreachable", "bold yellow")
     return state_text(view.state)
+
+
+def _resting(over: Overview, code: str, limit_s: float) -> Iterator[Text]:
+    """The methods of a portal that are not called for a while, and why; nobody need do anything."""
+    for view in over.methods.get(code, ()):
+        bound_s = min(limit_s, view.limit_s or limit_s)
+        is_used_up = bound_s > 0 and view.used_s >= (1 - MARGIN) * bound_s
+        if view.blocked_ms is not None:
+            why, rest_ms = "the portal refused it for time", view.blocked_ms
+        elif is_used_up and view.resets_ms is not None:
+            why, rest_ms = "its time is used up", view.resets_ms
+        else:
+            continue
+        words = f"{view.method} rests for {span(rest_ms)}: {why}, {view.used_s:.0f} s"
+        cost = "" if view.cost_s is None else f", a command takes {view.cost_s:.2g} s"
+        yield _task(code, f"{words}{cost}; changes that need other methods go on.", "yellow")
 
 
 def _loud(value: int, style: str) -> Text:
@@ -313,6 +334,7 @@ def _document(over: Overview, code: str, webhook_url: str | None) -> dict[str, o
         "recent_minutes": RECENT_MIN,
         "rates": [record(rate) for rate in over.rates.get(code, ())],
         "stops": [record(stop) for stop in stops],
+        "methods": [record(view) for view in over.methods.get(code, ())],
         "to_do": [
             *map(_stop_in_one_line, stops),
             *(task.plain for task in _tasks(over, code, webhook_url)),

@@ -26,7 +26,7 @@ MARGIN = 0.01
 DEVIATIONS = 3.0
 """How much dearer than usual commands may turn out before a bound is passed."""
 
-WORST = 0.8
+WORST = 0.9
 """The part of the longest request that even dear commands should keep."""
 
 BELIEVED_MS = 24 * 3_600_000
@@ -46,7 +46,7 @@ class Rules:
     method_s: float | None = 480.0
     window_s: float = 600.0
     request_s: float = 60.0
-    share: float = 0.5
+    share: float = 0.6
     start: int = 10
 
     @property

@@ -277,11 +277,11 @@ def _claimed(run: _Run, mine: Lane, facts: Facts, before: Tally) -> Claim | None
         raise
 
 
-def _present(world: World, asked: Look) -> Pace | None:
+def _present(asked: Look) -> Pace | None:
     """What was known when the look was decided on, brought to the present moment."""
     if asked.pace is None:
         return None
-    return replace(asked.pace, now_ms=asked.pace.now_ms + asked.since_ms(world.clock()))
+    return replace(asked.pace, now_ms=asked.pace.now_ms + asked.since_ms)
 
 
 def _looked(world: World, mine: Lane, facts: Facts, seen: Seen, asked: Look = _UNASKED) -> Pass:
@@ -300,9 +300,7 @@ def _looked(world: World, mine: Lane, facts: Facts, seen: Seen, asked: Look = _U
             return
         if mine.fail_streak:
             lanes.answered(connection, mine)
-        timing.heed_look(
-            world, connection, mine.tenant, _present(world, asked), seen.batch, seen.reply
-        )
+        timing.heed_look(world, connection, mine.tenant, _present(asked), seen.batch, seen.reply)
         if seen.whole is not None:
             heeding.heed_portal(
                 connection, mine, seen.whole, seen.reply, trusted=world.settings.trusted_hosts

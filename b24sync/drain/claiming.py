@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import takewhile
+from time import monotonic
 from typing import TypeAlias
 
 from sqlalchemy import Connection
@@ -91,9 +92,10 @@ class Look:
     pace: Pace | None = None
     read_s: float = 0.0
 
-    def since_ms(self, clock_s: float) -> int:
+    @property
+    def since_ms(self) -> int:
         """How long ago that was decided."""
-        return milliseconds(clock_s - self.read_s)
+        return milliseconds(monotonic() - self.read_s)
 
 
 class LaneLost(Exception):  # noqa: N818 - a signal to the pass, not an error
@@ -230,7 +232,7 @@ def _claimed(  # noqa: PLR0911, PLR0913, PLR0917 - as above, and each way it may
             now_ms=pace.now_ms,
         ),
         pace=pace,
-        read_s=world.clock(),
+        read_s=monotonic(),
         connection=connection,
     )
     gathered = _gathered(desk, served, noted)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
+from time import monotonic
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -123,7 +124,7 @@ def _recorded(
     took_s: float,
 ) -> Pass:
     """Judge every row and write it down, with what the reply says of the portal as a whole."""
-    now_ms = ready.now_ms + milliseconds(world.clock() - ready.read_s)
+    now_ms = ready.now_ms + milliseconds(monotonic() - ready.read_s)
     lessons = timing.lessons(ready.pace, ready.batch, reply, took_s=took_s, now_ms=now_ms)
     outcomes = timing.held_back(ready.batch, outcomes, lessons)
     judging = Judging(

@@ -28,7 +28,16 @@ from b24sync.core.refs import is_mapping
 from b24sync.edge import duplicates
 from b24sync.edge.database import now_ms
 from b24sync.edge.rates import bucket_in
-from b24sync.edge.tables import bucket, dead, lane, outbox, portal, result, rollup
+from b24sync.edge.tables import (
+    bucket,
+    dead,
+    lane,
+    method_budget,
+    outbox,
+    portal,
+    result,
+    rollup,
+)
 
 RECENT_MS = 600_000
 """How far back throughput is counted: ten minutes."""
@@ -122,6 +131,24 @@ class StopView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MethodView:
+    """What is known of one method's time on a portal.
+
+    Units: ``cost_s`` and its deviation ``spread_s`` seconds for a command; ``used_s`` seconds of the
+    limit, of which the oldest come back in ``resets_ms``; ``limit_s`` is one that was found lower
+    than it is set; ``blocked_ms`` until it is called again after a refusal.
+    """
+
+    method: str
+    cost_s: float | None = None
+    spread_s: float | None = None
+    used_s: float = 0.0
+    resets_ms: int | None = None
+    limit_s: float | None = None
+    blocked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """The unfinished rows of a portal.
 
@@ -163,6 +190,9 @@ class Overview:
     rates: Mapping[str, tuple[RateView, ...]] = field(
         default_factory=dict[str, tuple[RateView, ...]]
     )
+    methods: Mapping[str, tuple[MethodView, ...]] = field(
+        default_factory=dict[str, tuple[MethodView, ...]]
+    )
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -185,7 +215,32 @@ def overview(connection: Connection) -> Overview:
         duplicates=duplicates.open_by_portal(connection),
         detected=duplicates.counted(connection),
         rates=rates(connection),
+        methods=_methods(connection),
     )
+
+
+def _methods(connection: Connection) -> Mapping[str, tuple[MethodView, ...]]:
+    """The methods of each portal whose time is known, by name."""
+    found = connection.execute(
+        select(method_budget, now_ms().label("now")).order_by(
+            method_budget.c.portal, method_budget.c.method
+        )
+    ).mappings()
+    views: dict[str, tuple[MethodView, ...]] = {}
+    for row in found:
+        resets_ms = (row["reset_at"] or 0) - row["now"]
+        blocked_ms = (row["blocked_until"] or 0) - row["now"]
+        view = MethodView(
+            method=row["method"],
+            cost_s=row["cost_s"],
+            spread_s=row["spread_s"],
+            used_s=row["operating_s"] if resets_ms > 0 else 0.0,
+            resets_ms=resets_ms if resets_ms > 0 else None,
+            limit_s=row["limit_s"],
+            blocked_ms=blocked_ms if blocked_ms > 0 else None,
+        )
+        views[row["portal"]] = (*views.get(row["portal"], ()), view)
+    return views
 
 
 def portals(connection: Connection) -> tuple[PortalView, ...]:

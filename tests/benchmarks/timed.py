@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from b24sync import Change, enqueue_many
 from b24sync.drain import Order, drain
-from b24sync.edge import schema, tables, taking
+from b24sync.edge import tables, taking
 from b24sync.edge.database import make_engine, reading, writing
 from b24sync.sandbox import Sandbox, SandboxConfig
 from b24sync.settings import Settings
@@ -59,7 +59,7 @@ def staged(config: SandboxConfig, *, server_max_s: int, **settings: float) -> It
     with tempfile.TemporaryDirectory() as home, Sandbox(config) as sandbox:
         url = f"sqlite:///{Path(home) / 'benchmark.db'}"
         engine = make_engine(url)
-        schema.upgrade(engine)
+        tables.metadata.create_all(engine)
         with writing(engine) as connection:
             connection.execute(
                 insert(tables.portal).values(

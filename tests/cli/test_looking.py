@@ -6,11 +6,14 @@ import pytest
 from sqlalchemy import Engine
 
 from b24sync.core.model import Ref
+from b24sync.core.pacing import MethodPace
 from b24sync.core.refs import stored
-from b24sync.edge import tables
+from b24sync.edge import budgets, tables
+from b24sync.edge.database import writing
+from b24sync.edge.tenants import tenant
 from b24sync.sandbox import Fault, FaultAction, Sandbox
 from tests.cli.conftest import Cli
-from tests.house import add_portal, add_rows, one, rows_of, states
+from tests.house import add_portal, add_rows, database_now, one, rows_of, states
 
 REFUSED = Fault(
     action=FaultAction.COMMAND,
@@ -314,3 +317,30 @@ def test_a_dropped_letter_is_out_of_sight(cli: Cli, synced: Sandbox, sqlite_engi
     assert [letter["id"] for letter in listed.documents] == [2]
     assert [letter["id"] for letter in closed.documents] == [2, 1]
     assert one(sqlite_engine, tables.dead, id=1)["replayed_as"] is None
+
+
+def test_status_tells_which_methods_rest_and_what_commands_cost(
+    cli: Cli, sqlite_engine: Engine
+) -> None:
+    """Refused, used up, or neither; a program reads all three."""
+    add_portal(sqlite_engine, "acme")
+    now = database_now(sqlite_engine)
+    known = {
+        "crm.item.add": MethodPace(blocked_until_ms=now + 90_000, cost_s=1.5),
+        "crm.item.get": MethodPace(cost_s=0.25, spread_s=0.125),
+        "crm.item.update": MethodPace(baskets=((now - 480_000, 478_000),)),
+    }
+    with writing(sqlite_engine) as connection:
+        budgets.remember(connection, tenant(connection, "acme"), known)
+
+    shown, told = cli("status"), cli("status", "--json")
+
+    words = " ".join(shown.out.split())
+    assert "acme: crm.item.add rests for 1 min: the portal refused it for time" in words
+    assert "acme: crm.item.update rests for" in words
+    assert "its time is used up, 478 s" in words
+    assert "crm.item.get" not in words
+    add, get, update = told.documents[0]["portals"][0]["methods"]
+    assert (add["method"], add["cost_s"], add["blocked_ms"] > 0) == ("crm.item.add", 1.5, True)
+    assert (get["cost_s"], get["spread_s"], get["used_s"]) == (0.25, 0.125, 0.0)
+    assert (update["used_s"], update["blocked_ms"]) == (478.0, None)

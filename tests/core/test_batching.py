@@ -465,14 +465,14 @@ def pace(cost_s: float, *, max_bytes: int | None = None) -> Pace:
 
 
 def test_commands_are_taken_as_far_as_their_time_fits() -> None:
-    """Half of a minute holds seven of four seconds; one that takes longer goes alone."""
+    """Six tenths of a minute hold nine of four seconds; one that takes longer goes alone."""
     many = [command(number) for number in range(20)]
 
     some, _ = compose(many, pace=pace(4.0))
     one, _ = compose(many, pace=pace(50.0))
     full, _ = compose([command(number) for number in range(60)], pace=pace(0.02))
 
-    assert [len(batch.commands) for batch in (some, one, full)] == [7, 1, 50]
+    assert [len(batch.commands) for batch in (some, one, full)] == [9, 1, 50]
 
 
 def test_a_chain_that_takes_too_long_with_the_others_waits_whole() -> None:

@@ -118,27 +118,27 @@ def test_what_is_more_than_the_limit_by_itself_is_told() -> None:
     ("cost_s", "spread_s", "count"),
     [
         pytest.param(0.02, 0.01, 50, id="cheap"),
-        pytest.param(0.6, 0.0, 50, id="exactly half of a minute"),
-        pytest.param(0.61, 0.0, 49, id="a little more"),
-        pytest.param(3.1, 1.7, 9, id="dear and uneven: 27.9 + 15.3 are under 48"),
+        pytest.param(0.72, 0.0, 50, id="exactly six tenths of a minute"),
+        pytest.param(0.73, 0.0, 49, id="a little more"),
+        pytest.param(3.1, 1.7, 11, id="dear and uneven: 34.1 + 16.9 are under 54"),
         pytest.param(10.0, 12.0, 1, id="very uneven: 10 + 36 are, two are not"),
         pytest.param(40.0, 0.0, 1, id="one is always sent"),
     ],
 )
-def test_a_request_holds_what_half_of_its_time_is_expected_to_do(
+def test_a_request_holds_what_a_share_of_its_time_is_expected_to_do(
     cost_s: float, spread_s: float, count: int
 ) -> None:
-    """And even dear commands stay under four fifths of it."""
+    """Six tenths; and even dear commands stay under nine."""
     pace = pace_of(m=MethodPace(cost_s=cost_s, spread_s=spread_s))
 
     assert pace.fitting(["m"] * 50) == count
 
 
 def test_methods_of_a_request_share_its_time() -> None:
-    """Two of ten seconds leave room for three unknown ones of three."""
+    """One of ten seconds leaves room for seven unknown ones of 3.6."""
     pace = pace_of(dear=MethodPace(cost_s=10.0))
 
-    assert pace.fitting(["dear", "dear", "new", "new", "new", "new"]) == 5
+    assert pace.fitting(["dear", *["new"] * 20]) == 8
 
 
 def test_a_shorter_request_holds_fewer() -> None:

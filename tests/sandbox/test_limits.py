@@ -155,3 +155,88 @@ def test_latency_delays_requests_side_by_side(ask: Asker) -> None:
         ask(sandbox, "profile")
 
         assert time.monotonic() - started >= 0.2
+
+
+def test_a_method_that_is_refused_takes_no_time(ask: Asker) -> None:
+    """The portal looks before it begins."""
+    config = SandboxConfig(operating_limit_s=4, method_costs={"crm.deal.add": 5.0})
+    with Sandbox(config) as sandbox:
+        answer = ask(sandbox, "batch", {"cmd": {"a": ADD, "b": ADD}}).json()
+
+        assert round(answer["time"]["duration"]) == 5
+
+
+def test_costs_are_drawn_between_their_bounds_and_alike_for_a_seed(ask: Asker) -> None:
+    """Two portals of one seed take the same times."""
+    told: list[list[float]] = []
+    for _ in range(2):
+        config = SandboxConfig(method_costs={"crm.deal.add": (1.0, 3.0)}, seed=7)
+        with Sandbox(config) as sandbox:
+            times = ask.batch(sandbox, {"a": ADD, "b": ADD})["result_time"]
+            told.append([round(times[key]["duration"], 1) for key in "ab"])
+
+    assert told[0] == told[1]
+    assert told[0][0] != told[0][1]
+    assert all(1 <= duration <= 3.1 for duration in told[0])
+
+
+def test_costs_may_be_waited_for(ask: Asker) -> None:
+    """Then they cut a request when its time has really passed."""
+    config = SandboxConfig(
+        request_limit_s=0.3, method_costs={"crm.deal.add": 0.2}, costs_are_waited=True
+    )
+    with Sandbox(config) as sandbox:
+        started = time.monotonic()
+        response = ask(sandbox, "batch", {"cmd": {"a": ADD, "b": ADD}})
+
+        assert response.status_code == 504
+        assert time.monotonic() - started >= 0.29
+        assert list(sandbox.records("deal")) == [1]
+
+
+def test_a_portal_in_a_hurry_tells_times_as_short_as_they_are(ask: Asker) -> None:
+    """A hundred times as fast, its window is six seconds, and its end is told with fractions."""
+    config = SandboxConfig(
+        operating_limit_s=480, method_costs={"crm.deal.add": 300.0, "crm.lead.add": (1.0, 2.0)}
+    ).faster(100)
+    with Sandbox(config) as sandbox:
+        sections = ask.batch(sandbox, {"a": ADD, "b": ADD, "c": ADD})
+
+        first = sections["result_time"]["a"]
+        assert list(sections["result_error"]) == ["c"]
+        assert round(first["duration"], 1) == 3.0
+        assert 5 <= first["operating_reset_at"] - time.time() <= 6.1
+        assert config.bucket_y == 200
+
+
+def test_a_batch_that_is_charged_as_a_whole_tells_one_number(ask: Asker) -> None:
+    """Every command carries what the batch has used."""
+    config = SandboxConfig(
+        operating_charged_to_batch=True, method_costs={"crm.deal.add": 5.0, "tasks.task.add": 2.0}
+    )
+    with Sandbox(config) as sandbox:
+        answer = ask(sandbox, "batch", {"cmd": {"a": ADD, "b": TASK}}).json()
+
+        times = answer["result"]["result_time"]
+        assert [round(times[key]["operating"]) for key in "ab"] == [7, 7]
+        assert round(answer["time"]["operating"]) == 7
+
+
+def test_costs_and_used_time_are_steered_and_read_from_outside(ask: Asker) -> None:
+    """Until the portal is reset; what is no cost is refused."""
+    with Sandbox(SandboxConfig(method_costs={"profile": 1.0})) as sandbox:
+        control = f"{sandbox.url}/sandbox"
+        changed = ask.session.post(
+            f"{control}/costs", json={"CRM.deal.add": 5, "crm.lead.add": [1, 2]}, timeout=20
+        )
+        ask(sandbox, "crm.deal.add", {"fields": {}})
+        costs = ask.session.get(f"{control}/costs", timeout=20).json()
+        used = ask.session.get(f"{control}/operating", timeout=20).json()
+        refused = ask.session.post(f"{control}/costs", json={"profile": -1}, timeout=20)
+        ask.session.post(f"{control}/reset", json=None, timeout=20)
+        after = ask.session.get(f"{control}/costs", timeout=20).json()
+
+        assert (changed.status_code, refused.status_code) == (200, 400)
+        assert costs == {"costs": {"profile": 1.0, "crm.deal.add": 5.0, "crm.lead.add": [1.0, 2.0]}}
+        assert round(used["operating"]["webhook"]["crm.deal.add"]) == 5
+        assert after == {"costs": {"profile": 1.0}}
