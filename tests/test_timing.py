@@ -10,8 +10,10 @@ from sqlalchemy import Engine, event
 
 from b24sync.core.model import HaltMode
 from b24sync.drain import Order, Tally, drain
+from b24sync.drain.timing import rules_of
 from b24sync.edge import tables
-from b24sync.edge.database import writing
+from b24sync.edge.database import reading, writing
+from b24sync.edge.tenants import tenant
 from tests.fakes import Answer, Asked, Line, ScriptedPortal
 from tests.house import (
     Clerk,
@@ -240,3 +242,28 @@ def test_the_time_of_cheap_commands_costs_no_statement(house: Engine) -> None:
 
     assert clerk.sizes == [50] * 4
     assert len(written) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "setting_s", "limit_s"),
+    [
+        pytest.param(None, 480.0, 480.0, id="as it is set for all"),
+        pytest.param({"method_limit_s": 420}, 480.0, 420.0, id="the portal's own"),
+        pytest.param({"method_limit_s": 419.5}, 0.0, 419.5, id="with a fraction"),
+        pytest.param({"method_limit_s": 0}, 480.0, None, id="nobody counts there"),
+        pytest.param(None, 0.0, None, id="nobody counts"),
+        pytest.param({"method_limit_s": -1}, 480.0, 480.0, id="without sense"),
+        pytest.param({"method_limit_s": True}, 480.0, 480.0, id="no number"),
+    ],
+)
+def test_the_limit_is_set_for_all_portals_or_for_one(
+    lite_house: Engine, policy: object, setting_s: float, limit_s: float | None
+) -> None:
+    """A self-hosted portal has a limit of its own, or none."""
+    change(lite_house, tables.portal, {"policy": policy})
+    world = world_of(lite_house, method_limit_s=setting_s)
+
+    with reading(lite_house) as connection:
+        rules = rules_of(world.settings, tenant(connection, "default"))
+
+    assert rules.method_s == limit_s
