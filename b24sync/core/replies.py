@@ -10,7 +10,7 @@ Source: Bitrix24 REST manual, "How to Execute a Batch Request", "Limits", "Syste
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeGuard
 
@@ -159,10 +159,12 @@ def whole_fault(batch: Batch, reply: Reply) -> Fault | None:
             return None
 
 
-def method_times(batch: Batch, reply: Reply) -> Mapping[str, MethodTime]:
+def method_times(
+    batch: Batch, reply: Reply, outcomes: Sequence[Outcome] | None = None
+) -> Mapping[str, MethodTime]:
     """Collect what the portal says of the time budgets of the batch's methods.
 
-    Shape: by method; of several commands the last one counts; silent and unreadable ones are
+    Shape: by method; ``outcomes`` are those of ``interpret``, where they are at hand. Of several commands the last one counts; silent and unreadable ones are
     absent. A method refused for time is present and blocked.
     Raises: nothing.
     Source: Bitrix24 REST manual, "Limits": the time to retry is that of the method's own last
@@ -173,7 +175,8 @@ def method_times(batch: Batch, reply: Reply) -> Mapping[str, MethodTime]:
         method_time = _method_time(time)
         if method_time is not None:
             measured[command.method] = method_time
-    for command, outcome in zip(batch.commands, interpret(batch, reply), strict=True):
+    told = interpret(batch, reply) if outcomes is None else outcomes
+    for command, outcome in zip(batch.commands, told, strict=True):
         match outcome:
             case Deferred(fault=Fault(kind=FaultKind.METHOD_TIME), retry_at_ms=retry_at_ms):
                 heard = measured.get(command.method, MethodTime(operating_s=0.0))
@@ -183,27 +186,31 @@ def method_times(batch: Batch, reply: Reply) -> Mapping[str, MethodTime]:
     return measured
 
 
-def durations(batch: Batch, reply: Reply) -> Mapping[str, tuple[float, ...]]:
+def durations(
+    batch: Batch, reply: Reply, outcomes: Sequence[Outcome] | None = None
+) -> Mapping[str, tuple[float, ...]]:
     """Collect how long the commands of each method took the portal.
 
-    Shape: by method, one for each command that ran, also where it failed. What the portal does not
+    Shape: by method, one for each command that ran, also where it failed; ``outcomes`` are those of
+    ``interpret``, where they are at hand. What the portal does not
     time shares what is left of the time of the whole request.
     Units: seconds.
     Raises: nothing.
     """
     ran: list[tuple[str, float | None]] = []
-    timed = zip(batch.commands, interpret(batch, reply), _command_times(batch, reply), strict=True)
+    told = interpret(batch, reply) if outcomes is None else outcomes
+    timed = zip(batch.commands, told, _command_times(batch, reply), strict=True)
     for command, outcome, time in timed:
         if isinstance(outcome, Applied | Rejected):
             ran.append((command.method, _number(time, "duration", _MAX_SPAN_S)))
     whole_s = _number(_time(reply), "duration", _MAX_SPAN_S)
     left_s = (reply.took_s if whole_s is None else whole_s) - sum(s for _, s in ran if s)
     untimed = sum(1 for _, s in ran if s is None)
-    collected: dict[str, tuple[float, ...]] = {}
+    collected: dict[str, list[float]] = {}
     for method, took_s in ran:
         share_s = max(0.0, left_s) / untimed if took_s is None else took_s
-        collected[method] = (*collected.get(method, ()), share_s)
-    return collected
+        collected.setdefault(method, []).append(share_s)
+    return {method: tuple(taken) for method, taken in collected.items()}
 
 
 def method_marks(batch: Batch, reply: Reply) -> Mapping[str, tuple[tuple[int, float], ...]]:
@@ -214,14 +221,13 @@ def method_marks(batch: Batch, reply: Reply) -> Mapping[str, tuple[tuple[int, fl
     Units: epoch milliseconds by the portal's clock, and seconds.
     Raises: nothing.
     """
-    marks: dict[str, tuple[tuple[int, float], ...]] = {}
+    marks: dict[str, list[tuple[int, float]]] = {}
     for command, time in zip(batch.commands, _command_times(batch, reply), strict=True):
         used_s = _number(time, "operating", _MAX_SPAN_S)
         at_s = _number(time, "finish", _MAX_INSTANT_S)
         if used_s is not None and at_s:
-            mark = (int(at_s * 1000), used_s)
-            marks[command.method] = (*marks.get(command.method, ()), mark)
-    return marks
+            marks.setdefault(command.method, []).append((int(at_s * 1000), used_s))
+    return {method: tuple(told) for method, told in marks.items()}
 
 
 def request_time(batch: Batch, reply: Reply) -> MethodTime | None:

@@ -125,7 +125,7 @@ def _recorded(
 ) -> Pass:
     """Judge every row and write it down, with what the reply says of the portal as a whole."""
     now_ms = ready.now_ms + milliseconds(monotonic() - ready.read_s)
-    lessons = timing.lessons(ready.pace, ready.batch, reply, took_s=took_s, now_ms=now_ms)
+    lessons = timing.lessons(ready.pace, ready.batch, reply, outcomes, took_s=took_s, now_ms=now_ms)
     outcomes = timing.held_back(ready.batch, outcomes, lessons)
     judging = Judging(
         policy=world.settings.retry_policy,

@@ -15,6 +15,7 @@ from b24sync.core.pacing import BATCH, MethodPace, Pace, Rules
 from b24sync.core.replies import (
     durations,
     finished_ms,
+    interpret,
     method_marks,
     method_times,
     request_time,
@@ -46,9 +47,17 @@ def rules_of(settings: Settings, of: Tenant) -> Rules:
 
 
 def lessons(
-    pace: Pace, batch: Batch, reply: Reply | None, *, took_s: float, now_ms: int
+    pace: Pace,
+    batch: Batch,
+    reply: Reply | None,
+    outcomes: Sequence[Outcome],
+    *,
+    took_s: float,
+    now_ms: int,
 ) -> Mapping[str, MethodPace]:
     """What is to be remembered after a request; ``reply`` is ``None`` where none came.
+
+    ``outcomes`` are those of its commands.
 
     Units: ``took_s`` seconds; ``now_ms`` is when it ended, by the database's clock.
     """
@@ -61,8 +70,8 @@ def lessons(
     if reply is None:
         return {}
     told = Timings(
-        costs_s=durations(batch, reply),
-        budgets=_budgets(batch, reply),
+        costs_s=durations(batch, reply, outcomes),
+        budgets=_budgets(batch, reply, outcomes),
         marks=method_marks(batch, reply),
         finished_ms=finished_ms(reply),
     )
@@ -77,10 +86,10 @@ def _is_cut(pace: Pace, reply: Reply | None, took_s: float) -> bool:
     return no_answer and (is_late or reply.status == _GATEWAY_TIMEOUT)
 
 
-def _budgets(batch: Batch, reply: Reply) -> Mapping[str, MethodTime]:
+def _budgets(batch: Batch, reply: Reply, outcomes: Sequence[Outcome]) -> Mapping[str, MethodTime]:
     """What is used of which method's time, by who pays."""
     whole = request_time(batch, reply)
-    each = method_times(batch, reply)
+    each = method_times(batch, reply, outcomes)
     if whole is None:
         return each
     # The numbers of the commands are those of the request then.
@@ -113,7 +122,8 @@ def heed_look(
     Writes: method_budget, in one statement; nothing, where nothing was learned.
     """
     pace = pace or budgets.known_pace(connection, of, rules_of(world.settings, of))
-    found = lessons(pace, batch, reply, took_s=reply.took_s, now_ms=pace.now_ms)
+    outcomes = interpret(batch, reply)
+    found = lessons(pace, batch, reply, outcomes, took_s=reply.took_s, now_ms=pace.now_ms)
     heed_methods(connection, of, pace, found)
     return found
 

@@ -109,6 +109,33 @@ def _now_mysql(_element: now_ms, _compiler: SQLCompiler, **_kw: object) -> str:
     return "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000)"
 
 
+class greatest(FunctionElement[Any]):  # noqa: N801 - as above
+    """The largest of some numbers that are not null."""
+
+    inherit_cache = True
+    name = "greatest"
+
+
+class least(FunctionElement[Any]):  # noqa: N801 - as above
+    """The smallest of some numbers that are not null."""
+
+    inherit_cache = True
+    name = "least"
+
+
+@compiles(greatest)
+@compiles(least)
+def _extreme(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - SQLAlchemy's own
+    return f"{element.name}({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(greatest, "sqlite")
+@compiles(least, "sqlite")
+def _extreme_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ANN401 - as above
+    name = "max" if isinstance(element, greatest) else "min"
+    return f"{name}({compiler.process(element.clauses, **kw)})"
+
+
 def parse_url(text: str) -> URL:
     """A database address that this package can use.
 

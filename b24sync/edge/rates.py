@@ -16,8 +16,10 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    literal_column,
     or_,
     select,
+    type_coerce,
     update,
 )
 
@@ -31,7 +33,7 @@ from b24sync.core.limits import (
     room,
     taught,
 )
-from b24sync.edge.database import insert_missing, now_ms
+from b24sync.edge.database import greatest, insert_missing, least, now_ms
 from b24sync.edge.tables import bucket
 from b24sync.edge.tenants import Tenant
 
@@ -44,17 +46,17 @@ def _double(name: str) -> ColumnElement[float]:
 
 
 def _larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
-    return case((one > other, one), else_=other)
+    return type_coerce(greatest(one, other), Double())
 
 
 def _smaller(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
-    return case((one < other, one), else_=other)
+    return type_coerce(least(one, other), Double())
 
 
 X, Y, NOW, THEN = _double("x"), _double("y"), now_ms(), bucket.c.updated_at
 # A clock that went back lets nothing leak, and must not make the bucket forget.
-ELAPSED_MS = case((NOW > THEN, NOW - THEN), else_=0)
-RECOVERED = case((bucket.c.taught_at < NOW, NOW - bucket.c.taught_at), else_=0) / float(RECOVERY_MS)
+ELAPSED_MS = _larger(NOW - THEN, literal_column("0"))
+RECOVERED = _larger(NOW - bucket.c.taught_at, literal_column("0")) / float(RECOVERY_MS)
 # The same as `believed` and `room` of the core; null, where nothing was taught.
 BELIEVED_X = case(
     (bucket.c.taught_x.is_(None), X),
@@ -83,7 +85,7 @@ _POUR: Update = (
     # In this order: MySQL's later assignments see what the earlier ones have changed.
     .ordered_values(
         (bucket.c.level, LEVEL + _double("requests")),
-        (bucket.c.updated_at, case((NOW > THEN, NOW), else_=THEN)),
+        (bucket.c.updated_at, greatest(NOW, THEN)),
     )
 )
 _READ = select(bucket, NOW.label("now")).where(MINE)
