@@ -121,20 +121,18 @@ class Settings:
         if self.webhook_url is not None:
             parse_webhook(self.webhook_url)
         check_trusted(self.trusted_hosts)
-        if not 1 <= self.batch_size <= MAX_BATCH:
-            raise SettingsError("batch_size", f"{self.batch_size}; from 1 to {MAX_BATCH}")
-        if not 1 <= self.batch_start <= MAX_BATCH:
-            raise SettingsError("batch_start", f"{self.batch_start}; from 1 to {MAX_BATCH}")
-        if self.method_limit_s < 0:
-            raise SettingsError("method_limit_s", f"{self.method_limit_s}; 0 or more is needed")
+        for name in ("batch_size", "batch_start"):
+            if not 1 <= getattr(self, name) <= MAX_BATCH:
+                raise SettingsError(name, f"{getattr(self, name)}; from 1 to {MAX_BATCH}")
+        for name in ("method_limit_s", "rate_reserve"):
+            if getattr(self, name) < 0:
+                raise SettingsError(name, f"{getattr(self, name)}; 0 or more is needed")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value <= 0:
                 raise SettingsError(name, f"{value}; more than 0 is needed")
         if self.egress_group is not None:
             egress_group(self.egress_group)
-        if self.rate_reserve < 0:
-            raise SettingsError("rate_reserve", f"{self.rate_reserve}; 0 or more is needed")
         if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
             raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
         if self.result_partition not in set(Grain):

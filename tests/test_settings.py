@@ -166,3 +166,13 @@ def test_the_manual_lists_every_setting_with_its_default() -> None:
             assert said.lower() in UNSET, name
         else:
             assert said == default, name
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"batch_start": 0}, {"batch_start": 51}, {"method_limit_s": -1}, {"batch_share": 0}],
+)
+def test_bounds_of_a_request_that_make_no_sense_are_refused(given: Mapping[str, float]) -> None:
+    """The setting is named."""
+    with pytest.raises(SettingsError, match=next(iter(given))):
+        from_mapping({f"b24sync_{name}": value for name, value in given.items()})
