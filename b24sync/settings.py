@@ -121,6 +121,18 @@ class Settings:
         if self.webhook_url is not None:
             parse_webhook(self.webhook_url)
         check_trusted(self.trusted_hosts)
+        self._check_numbers()
+        if self.egress_group is not None:
+            egress_group(self.egress_group)
+        if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
+            raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
+        if self.result_partition not in set(Grain):
+            known = ", ".join(Grain)
+            raise SettingsError("result_partition", f"{self.result_partition!r} is none of {known}")
+        if not self.queue:
+            raise SettingsError("queue", "is empty; name the queue of the tasks")
+
+    def _check_numbers(self) -> None:
         for name in ("batch_size", "batch_start"):
             if not 1 <= getattr(self, name) <= MAX_BATCH:
                 raise SettingsError(name, f"{getattr(self, name)}; from 1 to {MAX_BATCH}")
@@ -131,15 +143,6 @@ class Settings:
             value = getattr(self, name)
             if value <= 0:
                 raise SettingsError(name, f"{value}; more than 0 is needed")
-        if self.egress_group is not None:
-            egress_group(self.egress_group)
-        if self.ca_bundle is not None and not Path(self.ca_bundle).exists():
-            raise SettingsError("ca_bundle", f"there is no file {self.ca_bundle}")
-        if self.result_partition not in set(Grain):
-            known = ", ".join(Grain)
-            raise SettingsError("result_partition", f"{self.result_partition!r} is none of {known}")
-        if not self.queue:
-            raise SettingsError("queue", "is empty; name the queue of the tasks")
 
     @property
     def grain(self) -> Grain:
