@@ -69,6 +69,10 @@ class Floor:
         """It was read from the beginning, and of this priority nothing stands before this row."""
         self.swept_s, self.priority, self.row_id = now_s, priority, row_id
 
+    def forget(self) -> None:
+        """Rows before it are to be read next."""
+        self.swept_s = -inf
+
     def rise(self, priority: int, row_id: int) -> None:
         """Those before were sent, or are not due."""
         self.priority, self.row_id = priority, row_id

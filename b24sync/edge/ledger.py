@@ -91,8 +91,10 @@ def read_heads(
 
     Shape: at most ``limit`` rows, by priority and id; or ``only`` these, all of them, in their order.
     Rows met on the way that stand behind an earlier row of their entity are parked, with all that
-    stand there, so that they are met once. Where the rows begin, the lane's owner remembers.
-    Writes: outbox, ready to parked.
+    stand there, so that they are met once. A less urgent row that they stand behind becomes as urgent
+    as they are: what is urgent would wait for all that is as little urgent as it otherwise. Where the
+    rows begin, the lane's owner remembers.
+    Writes: outbox, ready to parked, and the priority of rows that others stand behind.
     """
     if kinds or without or only is not None:
         found = _read(
@@ -106,8 +108,8 @@ def read_heads(
         )
     else:
         found = _read_on(connection, mine, limit)
-    _park(connection, mine, [row for row in found if row["is_behind"]])
     heads = [row for row in found if not row["is_behind"]]
+    _park(connection, mine, [row for row in found if row["is_behind"]], heads)
     if only is not None:
         places = {row_id: place for place, row_id in enumerate(only)}
         heads.sort(key=lambda row: places[row["id"]])
@@ -217,11 +219,20 @@ def _due_rows(
     return statement
 
 
-def _park(connection: Connection, mine: Lane, behind: Sequence[Mapping[str, Any]]) -> None:
+def _park(
+    connection: Connection,
+    mine: Lane,
+    behind: Sequence[Mapping[str, Any]],
+    heads: Sequence[Mapping[str, Any]],
+) -> None:
     """Rows that stand behind an earlier one are not met again before it is gone."""
     if not behind:
         return
     entities = {(row["kind"], row["entity_key"]) for row in behind}
+    met = {(row["kind"], row["entity_key"]) for row in heads}
+    # The most urgent stand first in what was read; a head that stands there too comes before them.
+    urgent = {(row["kind"], row["entity_key"]): row["priority"] for row in reversed(behind)}
+    _hurry(connection, mine, {entity: urgent[entity] for entity in sorted(entities - met)})
     more = connection.execute(
         select(outbox.c.id)
         .where(
@@ -238,6 +249,34 @@ def _park(connection: Connection, mine: Lane, behind: Sequence[Mapping[str, Any]
         .where(outbox.c.id.in_(sorted(ids)), row_guard(RowEvent.PARK))
         .values(state=str(RowState.PARKED))
     )
+
+
+def _hurry(connection: Connection, mine: Lane, urgent: Mapping[tuple[str, str], int]) -> None:
+    """Let the first row of each of these entities be at least so urgent, whatever its state."""
+    if not urgent:
+        return
+    firsts = [
+        select(
+            select(outbox.c.id, outbox.c.priority, literal(priority).label("urgent"))
+            .where(
+                outbox.c.portal == mine.tenant.code,
+                outbox.c.kind == kind,
+                outbox.c.entity_key == key,
+            )
+            .order_by(outbox.c.id)
+            .limit(1)
+            .subquery()
+        )
+        for (kind, key), priority in urgent.items()
+    ]
+    late: dict[int, list[int]] = {}
+    for row_id, priority, wanted in connection.execute(union_all(*firsts)):
+        if priority > wanted:
+            late.setdefault(wanted, []).append(row_id)
+    for wanted, ids in late.items():
+        connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(priority=wanted))
+        # Among the rows of their new priority they are old, and may stand before the floor.
+        mine.floor.forget()
 
 
 def read_followers(connection: Connection, heads: Sequence[Row]) -> Mapping[int, tuple[Row, ...]]:
