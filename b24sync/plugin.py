@@ -27,7 +27,7 @@ from b24sync.settings import Hidden, Settings
 
 TASKS = "b24sync.tasks"
 ROUTE = "b24sync.*"
-WEBHOOK = "b24sync_webhook_url"
+CREDENTIALS = ("b24sync_webhook_url", "b24sync_source_url")
 EXIT_SETTINGS = 2
 EXIT_DATABASE = 3
 AUDIT_AGAIN_S = 60.0
@@ -67,6 +67,7 @@ def beat_entries(settings: Settings) -> dict[str, dict[str, object]]:
         "b24sync.prune": settings.prune_s,
         # A round that the portal's rate has ended before all was seen goes on with the next of these.
         "b24sync.audit": min(settings.audit_s, AUDIT_AGAIN_S),
+        "b24sync.feed_backfills": settings.backfill_s,
     }
     return {
         name: {
@@ -93,7 +94,7 @@ def _configure(app: Celery, host: Host, **_kwargs: object) -> None:
     conf.task_queues = _with_queue(app, settings.queue)
     conf.task_routes = _with_route(conf.task_routes, settings.queue)
     # Celery's report shows every setting whose name does not look like that of a secret.
-    for key in [key for key in conf if key.lower().endswith(WEBHOOK)]:
+    for key in [key for key in conf if key.lower().endswith(CREDENTIALS)]:
         if isinstance(conf[key], str):
             conf[key] = Hidden(conf[key])
 

@@ -92,6 +92,10 @@ class Settings:
     result_partition: str = Grain.MONTH
     """How long a partition of results is, which is what is removed at once: ``month``, ``day``, or
     ``none``, where partitions cannot be made and results are removed in chunks."""
+    backfill_s: float = 10.0
+    """How often back-fills are fed."""
+    source_url: str | None = field(default=None, repr=False)
+    """Another database that back-fills may read from. A credential."""
     result_days: float = 30.0
     """How long results are kept, at least; a partition goes when the last of its results may."""
     batch_days: float = 30.0
@@ -117,6 +121,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         parse_url(self.database_url)
+        if self.source_url is not None:
+            parse_url(self.source_url, setting="source_url")
         Keyring.from_keys(self.secret_key)
         if self.webhook_url is not None:
             parse_webhook(self.webhook_url)
@@ -188,6 +194,7 @@ _POSITIVE = (
     "recover_s",
     "prune_s",
     "audit_s",
+    "backfill_s",
     "result_days",
     "batch_days",
     "rollup_minute_days",

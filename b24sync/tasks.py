@@ -19,14 +19,14 @@ from kombu.exceptions import OperationalError as BrokerGone
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from b24sync import auditing, pruning
+from b24sync import auditing, backfill, pruning
 from b24sync.auditing import Audited
 from b24sync.core.errors import DatabaseError, SettingsError
 from b24sync.core.model import HaltMode
 from b24sync.drain import Order, Resting, Tally, drain
 from b24sync.drain.probing import probe
 from b24sync.edge import auditing as rounds
-from b24sync.edge import chores, ledger, portals, rates, taking, waiting
+from b24sync.edge import backfills, chores, ledger, portals, rates, taking, waiting
 from b24sync.edge.database import transact
 from b24sync.host import Host, host_of
 from b24sync.world import World
@@ -296,3 +296,23 @@ def _audited(world: World, code: str, every_ms: int, lasting: Callable[[], bool]
         told.place is None,
     )
     return told
+
+
+@shared_task(
+    throws=GONE, name="b24sync.feed_backfills", ignore_result=True, acks_late=False, max_retries=0
+)
+def feed_backfills() -> int:
+    """Feed the back-fills that run, as far as a slice goes and there is room; rows enqueued."""
+    host = _host()
+    world = host.world()
+    begun_s, enqueued = world.clock(), 0
+
+    def lasting() -> bool:
+        return not host.stopping.is_set() and world.clock() - begun_s < world.settings.slice_s
+
+    with world.engine.connect() as connection:
+        codes = backfills.to_feed(connection)
+    for code in codes:
+        if lasting():
+            enqueued += backfill.feed(world, code, lasting=lasting).fed.enqueued
+    return enqueued

@@ -50,6 +50,8 @@ SAID: Mapping[str, tuple[str, object]] = {
     "prune_s": ("60", 60.0),
     "audit_s": ("3600", 3600.0),
     "result_partition": ("day", "day"),
+    "backfill_s": ("4", 4.0),
+    "source_url": ("mysql+pymysql://u:p@db/shop", "mysql+pymysql://u:p@db/shop"),
     "result_days": ("1.5", 1.5),
     "batch_days": ("14", 14.0),
     "rollup_minute_days": ("2", 2.0),

@@ -23,7 +23,8 @@ from b24sync.settings import Settings
 from tests.apps.running import Started, Yard, wait_until
 from tests.house import endings
 
-OURS = {"b24sync.pump", "b24sync.recover", "b24sync.prune", "b24sync.audit"}
+FEED = "b24sync.feed_backfills"
+OURS = {"b24sync.pump", "b24sync.recover", "b24sync.prune", "b24sync.audit", FEED}
 CONFIG: Mapping[str, object] = {
     "broker_url": "memory://",
     "b24sync_database_url": "sqlite:///elsewhere.db",
@@ -296,6 +297,11 @@ def test_our_entries_expire_when_the_next_is_due() -> None:
             "task": "b24sync.audit",
             "schedule": 60.0,
             "options": {"queue": "q", "expires": 60.0},
+        },
+        "b24sync.feed_backfills": {
+            "task": "b24sync.feed_backfills",
+            "schedule": 10.0,
+            "options": {"queue": "q", "expires": 10.0},
         },
     }
 

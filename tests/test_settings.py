@@ -29,6 +29,7 @@ POSITIVE = [
     "recover_s",
     "prune_s",
     "audit_s",
+    "backfill_s",
     "result_days",
     "batch_days",
     "rollup_minute_days",
@@ -92,7 +93,8 @@ def test_spans_and_counts_are_more_than_nothing(name: str, value: int) -> None:
 def test_an_unknown_setting_is_refused_with_those_that_are_known() -> None:
     """A misspelt name would leave a default in force without a word."""
     with pytest.raises(
-        SettingsError, match=r"^b24sync_pumps: is unknown; known are audit_s, batch_days, "
+        SettingsError,
+        match=r"^b24sync_pumps: is unknown; known are audit_s, backfill_s, batch_days, ",
     ):
         from_mapping({"b24sync_pumps": 3})
 

@@ -6,6 +6,7 @@
       SettingsError      configuration makes no sense; raised before any work begins
       ChangeError        a change cannot be written; raised at the call, nothing was inserted
       CaptureError       a mapped class is captured wrongly, or changed where nobody can see it
+      BackfillError      a back-fill cannot begin or go on; nothing of its last step was written
       PlanError          a stored row cannot be said to the portal; the row is refused
       DatabaseError      the database cannot be used as it is; nothing was changed
       CredentialError    a portal's credential is missing or cannot be read
@@ -71,6 +72,10 @@ class CaptureError(B24SyncError):
         super().__init__(f"{subject}: {problem}")
         self.subject = subject
         self.problem = problem
+
+
+class BackfillError(B24SyncError):
+    """A back-fill cannot begin or go on; nothing of its last step was written."""
 
 
 class PlanError(B24SyncError):

@@ -40,7 +40,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -78,6 +84,12 @@ FRESH_S = 1.0
 """Seconds for which a connection that was just used is taken to be alive without asking."""
 
 _RESTED_AT = "b24sync_rested_at"
+
+LOCKED_POSTGRESQL = "55P03"
+"""SQLSTATE of a lock that is not to be had without waiting."""
+
+LOCKED_MYSQL = {1205, 3572}
+"""The same in MariaDB, and in MySQL."""
 
 DEEPEST = 200
 """Levels of a stored document that are read; far more than a portal takes, and far fewer than
@@ -136,25 +148,25 @@ def _extreme_sqlite(element: FunctionElement[Any], compiler: SQLCompiler, **kw: 
     return f"{name}({compiler.process(element.clauses, **kw)})"
 
 
-def parse_url(text: str) -> URL:
+def parse_url(text: str, *, setting: str = "database_url") -> URL:
     """A database address that this package can use.
 
-    Raises: SettingsError, naming ``database_url`` and never showing the password.
+    Raises: SettingsError, naming the setting and never showing the password.
     """
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise SettingsError(
-            "database_url",
+            setting,
             "not a database address; write e.g. sqlite:///b24sync.db, "
             "postgresql+psycopg://user:password@host/name or mysql+pymysql://user:password@host/name",
         ) from None
     if "@" in (url.host or ""):
-        raise SettingsError("database_url", "an @ in the user's name or password is written %40")
+        raise SettingsError(setting, "an @ in the user's name or password is written %40")
     backend = url.get_backend_name()
     if backend not in {"sqlite", "postgresql", *MYSQL_NAMES}:
         raise SettingsError(
-            "database_url", f"{backend!r} is not supported; use sqlite, postgresql, mysql, mariadb"
+            setting, f"{backend!r} is not supported; use sqlite, postgresql, mysql, mariadb"
         )
     if backend in MYSQL_NAMES and "+" not in url.drivername:
         url = url.set(drivername=f"{backend}+pymysql")
@@ -171,10 +183,12 @@ def make_engine(
     pool_size: int = 5,
     schema: str | None = None,
     egress_group: str | None = None,
+    is_guest: bool = False,
 ) -> Engine:
     """An engine for this package's own statements; connects when first used.
 
     ``egress_group``: the address from which this process calls portals, whatever their rows say.
+    ``is_guest``: the database is somebody else's, and no mode of it is changed.
     Raises: SettingsError for an address or a driver that cannot be used.
     """
     url = parse_url(text)
@@ -198,7 +212,7 @@ def make_engine(
     event.listen(engine, "checkin", _checked_in)
     event.listen(engine, "checkout", _checked_out)
     if url.get_backend_name() == "sqlite":
-        _listen_sqlite(engine)
+        _listen_sqlite(engine, _sqlite_visited if is_guest else _sqlite_connected)
     if schema is not None:
         engine = engine.execution_options(schema_translate_map={None: schema})
     if egress_group is not None:
@@ -278,10 +292,18 @@ def _checked_out(
         raise DisconnectionError from None
 
 
-def _listen_sqlite(engine: Engine) -> None:
+def _listen_sqlite(engine: Engine, connected: Callable[..., None]) -> None:
     """Take the driver's own transactions away and begin them as they are meant."""
-    event.listen(engine, "connect", _sqlite_connected)
+    event.listen(engine, "connect", connected)
     event.listen(engine, "begin", _sqlite_begin)
+
+
+def _sqlite_visited(connection: "DBAPIConnection", _record: "ConnectionPoolEntry") -> None:
+    connection.isolation_level = None
+    connection.text_factory = _read_text
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
 
 
 def _sqlite_connected(connection: "DBAPIConnection", _record: "ConnectionPoolEntry") -> None:
@@ -356,6 +378,27 @@ def only_asks_again(error: OperationalError) -> bool:
     if arguments and arguments[0] in AGAIN_MYSQL:
         return True
     return bool(arguments) and "database is locked" in str(arguments[0])
+
+
+def is_locked(error: DBAPIError) -> bool:
+    """Whether a statement that does not wait met a row that somebody else has locked."""
+    original = error.orig
+    if getattr(original, "sqlstate", None) == LOCKED_POSTGRESQL:
+        return True
+    arguments = original.args if original is not None else ()
+    return bool(arguments) and arguments[0] in LOCKED_MYSQL
+
+
+def lock_within(connection: Connection) -> str:
+    """What makes a query lock its rows as a part of another one, and not wait for them.
+
+    MariaDB and MySQL lock what the parts of a query say; PostgreSQL locks the rows of parts when the
+    whole says so, and only those that are asked for. SQLite has no locks on rows.
+    """
+    if connection.dialect.name not in MYSQL_NAMES:
+        return ""
+    is_mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
+    return "LOCK IN SHARE MODE NOWAIT" if is_mariadb else "FOR SHARE NOWAIT"
 
 
 def unreachable(engine: Engine, error: Exception) -> DatabaseError:

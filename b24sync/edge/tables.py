@@ -41,6 +41,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import DDLCompiler
 from sqlalchemy.types import TypeEngine
 
+from b24sync.core.backfilling import OVER, BackfillState
 from b24sync.core.model import (
     FINAL_OUTCOMES,
     BatchState,
@@ -668,3 +669,50 @@ chore = Table(
     **MYSQL_OPTIONS,
 )
 """One row per periodic chore, so that any number of beats run it once."""
+
+backfill = Table(
+    PREFIX + "backfill",
+    metadata,
+    Column("code", _exact(PORTAL_LENGTH), primary_key=True),
+    Column("portal", _exact(PORTAL_LENGTH), nullable=False),
+    Column("kind", _exact(KIND_LENGTH), nullable=False),
+    Column("source", _json(), nullable=False),
+    Column("last_key", _json()),
+    Column("state", String(16), nullable=False, server_default=BackfillState.RUNNING),
+    Column("reason", Text),
+    Column("lease_until", BigInteger, nullable=False, server_default="0"),
+    Column("token", BigInteger, nullable=False, server_default="0"),
+    Column("read_rows", BigInteger, nullable=False, server_default="0"),
+    Column("enqueued", BigInteger, nullable=False, server_default="0"),
+    Column("skipped", BigInteger, nullable=False, server_default="0"),
+    Column("refused", BigInteger, nullable=False, server_default="0"),
+    Column("last_refusal", Text),
+    Column("estimate", BigInteger),
+    Column("most_waiting", Integer, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("only_missing", Boolean, nullable=False, server_default=false()),
+    Column("skip_bad", Boolean, nullable=False, server_default=false()),
+    Column("created_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("updated_at", BigInteger, nullable=False, server_default=now_ms()),
+    Column("finished_at", BigInteger),
+    CheckConstraint("code <> '' AND portal <> '' AND kind <> ''", name="not_empty"),
+    CheckConstraint(_one_of("state", BackfillState), name="state"),
+    CheckConstraint("(state = 'failed') = (reason IS NOT NULL)", name="a_failure_has_a_reason"),
+    CheckConstraint(
+        f"({_one_of('state', sorted(OVER))}) = (finished_at IS NOT NULL)", name="finished"
+    ),
+    CheckConstraint("lease_until = 0 OR state = 'running'", name="only_the_running_are_leased"),
+    CheckConstraint(
+        "enqueued >= 0 AND skipped >= 0 AND refused >= 0 "
+        "AND read_rows = enqueued + skipped + refused",
+        name="every_row_is_counted_once",
+    ),
+    CheckConstraint("(read_rows = 0) = (last_key IS NULL)", name="read_up_to_a_key"),
+    CheckConstraint("(refused = 0) = (last_refusal IS NULL)", name="a_refusal_is_told"),
+    CheckConstraint("most_waiting > 0 AND step BETWEEN 1 AND 10000", name="bounds"),
+    _valid_json("source"),
+    _valid_json("last_key"),
+    **MYSQL_OPTIONS,
+)
+"""One row per back-fill: what is read, up to where, and what became of it."""

@@ -53,6 +53,7 @@ BY_TIME: dict[str, Any] = {
 """Results are removed by partitions; the dated ones are made when the time is known."""
 
 TABLES = (
+    "backfill",
     "duplicate",
     "app",
     "chore",
@@ -84,7 +85,7 @@ def _rest_partition(_element: RestPartition, compiler: DDLCompiler, **_kw: objec
 
 
 def upgrade() -> None:
-    """Make thirteen tables and their indexes."""
+    """Make fourteen tables and their indexes."""
     _portal()
     _lane()
     _outbox()
@@ -98,6 +99,7 @@ def upgrade() -> None:
     _chore()
     _app()
     _duplicate()
+    _backfill()
 
 
 def downgrade() -> None:
@@ -544,6 +546,50 @@ def _duplicate() -> None:
         key=["id"],
         checks={"found_by": "found_by IN ('look-up', 'late-answer', 'audit')"},
         unique={"record": ["portal", "kind", "other_id"]},
+    )
+
+
+def _backfill() -> None:
+    """One row per back-fill."""
+    _create(
+        "backfill",
+        sa.Column("code", _exact(64), nullable=False),
+        sa.Column("portal", _exact(64), nullable=False),
+        sa.Column("kind", _exact(64), nullable=False),
+        sa.Column("source", _json(), nullable=False),
+        sa.Column("last_key", _json()),
+        sa.Column("state", sa.String(16), nullable=False, server_default="running"),
+        sa.Column("reason", sa.Text()),
+        sa.Column("lease_until", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("token", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("read_rows", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("enqueued", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("skipped", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("refused", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("last_refusal", sa.Text()),
+        sa.Column("estimate", sa.BigInteger()),
+        sa.Column("most_waiting", sa.Integer(), nullable=False),
+        sa.Column("step", sa.Integer(), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("only_missing", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("skip_bad", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("created_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False, server_default=_now()),
+        sa.Column("finished_at", sa.BigInteger()),
+        key=["code"],
+        checks={
+            "not_empty": "code <> '' AND portal <> '' AND kind <> ''",
+            "state": "state IN ('running', 'paused', 'done', 'failed', 'cancelled')",
+            "a_failure_has_a_reason": "(state = 'failed') = (reason IS NOT NULL)",
+            "finished": "(state IN ('cancelled', 'done')) = (finished_at IS NOT NULL)",
+            "only_the_running_are_leased": "lease_until = 0 OR state = 'running'",
+            "every_row_is_counted_once": "enqueued >= 0 AND skipped >= 0 AND refused >= 0 "
+            "AND read_rows = enqueued + skipped + refused",
+            "read_up_to_a_key": "(read_rows = 0) = (last_key IS NULL)",
+            "a_refusal_is_told": "(refused = 0) = (last_refusal IS NULL)",
+            "bounds": "most_waiting > 0 AND step BETWEEN 1 AND 10000",
+        },
+        valid_json=["source", "last_key"],
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from b24sync.core.errors import (
     B24SyncError,
+    BackfillError,
     CaptureError,
     ChangeError,
     DatabaseError,
@@ -21,6 +22,7 @@ from b24sync.core.errors import (
         SettingsError("halt", "is none of those"),
         ChangeError("fields.a", "is bytes", entity="contact:c-1", position=7),
         CaptureError("Customer", "has no key"),
+        BackfillError("the key holds NULL"),
         PlanError("no_link", "key", "is not known"),
         DatabaseError("cannot be reached"),
         NeverSent("NewConnectionError", 0.5),

@@ -84,6 +84,15 @@ WHOLE_ROWS: Mapping[str, Mapping[str, object]] = {
         "other_id": "2",
         "found_by": "audit",
     },
+    "backfill": {
+        "code": "b",
+        "portal": "p",
+        "kind": "contact",
+        "source": {"sort": "query"},
+        "most_waiting": 5,
+        "step": 1,
+        "priority": 32767,
+    },
 }
 """A row of each table with nothing in it but what must be said."""
 
@@ -162,6 +171,21 @@ HALF_STATES: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("rollup", "outcome", {"outcome": "vanished"}),
     ("app", "code", {"code": ""}),
     ("duplicate", "found_by", {"found_by": "chance"}),
+    ("backfill", "not_empty", {"code": ""}),
+    ("backfill", "not_empty", {"kind": ""}),
+    ("backfill", "state", {"state": "idle"}),
+    ("backfill", "a_failure_has_a_reason", {"state": "failed"}),
+    ("backfill", "a_failure_has_a_reason", {"reason": "no such column"}),
+    ("backfill", "finished", {"state": "done"}),
+    ("backfill", "finished", {"finished_at": 1}),
+    ("backfill", "only_the_running_are_leased", {"state": "paused", "lease_until": 1}),
+    ("backfill", "every_row_is_counted_once", {"read_rows": 1, "last_key": [["int", "1"]]}),
+    ("backfill", "every_row_is_counted_once", {"enqueued": -1, "skipped": 1}),
+    ("backfill", "read_up_to_a_key", {"read_rows": 1, "enqueued": 1}),
+    ("backfill", "read_up_to_a_key", {"last_key": [["int", "1"]]}),
+    ("backfill", "a_refusal_is_told", {"last_refusal": "no key"}),
+    ("backfill", "bounds", {"most_waiting": 0}),
+    ("backfill", "bounds", {"step": 0}),
 )
 
 EVERY_PLANE = "".join(chr(plane * 0x10000 + 0x1F6) for plane in range(17)) + "ёß日😀"
