@@ -312,7 +312,14 @@ def feed_backfills() -> int:
 
     with world.engine.connect() as connection:
         codes = backfills.to_feed(connection)
+    gone: Exception | None = None
     for code in codes:
         if lasting():
-            enqueued += backfill.feed(world, code, lasting=lasting).fed.enqueued
+            try:
+                enqueued += backfill.feed(world, code, lasting=lasting).fed.enqueued
+            except GONE as error:
+                # It may be the database of this one alone.
+                gone = gone or error
+    if gone is not None:
+        raise gone
     return enqueued

@@ -1,7 +1,7 @@
 """A back-fill is asked for, looked at beforehand, and steered by people."""
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -78,7 +78,9 @@ _COLUMNS = tuple(Asked.__slots__)
 def _checked(world: World, asked: Asked, *, counts: bool) -> int | None:
     source = _source(asked)
     with _source_reading(world, asked) as connection:
-        source.check(connection)
+        with suppress(Locked):
+            # One that is being changed just now can be read at another time.
+            source.check(connection)
         return source.count(connection) if counts else None
 
 

@@ -8,17 +8,24 @@ from enum import StrEnum
 from functools import partial
 from typing import TypeAlias
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from b24sync.backfill.opening import Source, elsewhere, plainly, source_of
-from b24sync.core.backfilling import Page, next_size
+from b24sync.core.backfilling import Key, Page, next_size
 from b24sync.core.changes import checked
 from b24sync.core.errors import B24SyncError, BackfillError
 from b24sync.core.model import Change
 from b24sync.edge import backfills, sources
 from b24sync.edge.backfills import Backfill, Fed
-from b24sync.edge.database import TRIES, insert_many, only_asks_again, reading, transact, writing
+from b24sync.edge.database import (
+    TRIES,
+    insert_any_order,
+    only_asks_again,
+    reading,
+    transact,
+    writing,
+)
 from b24sync.edge.links import read_links
 from b24sync.edge.sources import Locked
 from b24sync.edge.tables import outbox
@@ -170,12 +177,6 @@ def _step(
         except OperationalError as error:
             if not tries_left or not only_asks_again(error):
                 raise
-        except InterfaceError:
-            raise
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            raise BackfillError(sources.first_line(error)) from None
     return None  # pragma: no cover - the last try has returned or raised
 
 
@@ -188,13 +189,28 @@ def _tried(
         writing(mine.world.engine) as connection,
     ):
         with plainly(connection) as plain:
-            page = source.page(plain if theirs is None else theirs, of.last, size)
+            page = _page(source, plain if theirs is None else theirs, of.last, size)
         if page.last is None and not page.is_last:
             return None
         fed = _written_down(mine.world, connection, of, page)
         if not backfills.keep(connection, mine.code, mine.token, fed, lease_ms=LEASE_MS):
             raise _Lost
         return fed
+
+
+def _page(source: Source, connection: Connection, last: Key | None, size: int) -> Page:
+    """The next page; of a query that worked before, and is refused now, the complaint.
+
+    Raises: Locked, BackfillError; what databases raise that are gone, or want it again.
+    """
+    try:
+        return source.page(connection, last, size)
+    except DBAPIError as error:
+        # Drivers have one class for what is gone and for what is wrong with a statement.
+        asks_again = isinstance(error, OperationalError) and only_asks_again(error)
+        if asks_again or error.connection_invalidated:
+            raise
+        raise BackfillError(sources.first_line(error)) from None
 
 
 def _written_down(world: World, connection: Connection, of: Backfill, page: Page) -> Fed:
@@ -219,7 +235,8 @@ def _written_down(world: World, connection: Connection, of: Backfill, page: Page
         known = read_links(connection, of.portal, [(of.kind, str(r["entity_key"])) for r in rows])
         linked = {key for (_, key), link in known.items() if link.remote_id is not None}
         rows = [row for row in rows if row["entity_key"] not in linked]
-    insert_many(connection, outbox, rows)
+    # An entity is there once: among themselves, its rows need no order.
+    insert_any_order(connection, insert(outbox), rows)
     return Fed(
         last=page.last,
         enqueued=len(rows),

@@ -20,6 +20,7 @@ from rich.text import Text
 from b24sync.cli import (
     apps,
     auditing,
+    backfill,
     databases,
     dead,
     demo,
@@ -80,6 +81,7 @@ for _command in (
     portals.portal,
     apps.app,
     load.load,
+    backfill.backfill,
     sync.sync,
     status.status,
     results.results,

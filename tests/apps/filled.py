@@ -40,7 +40,7 @@ captured = capture(
 )
 
 
-def firms() -> Select[Any]:
+def firms() -> Select[str, str]:
     """Firms under the names that the portal has for them."""
     return select(Company.code.label("code"), Company.name.label("title"))
 
