@@ -120,9 +120,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        parse_url(self.database_url)
-        if self.source_url is not None:
-            parse_url(self.source_url, setting="source_url")
+        _check_addresses(self.database_url, self.source_url)
         Keyring.from_keys(self.secret_key)
         if self.webhook_url is not None:
             parse_webhook(self.webhook_url)
@@ -175,6 +173,12 @@ class Settings:
             base_ms=int(self.retry_base_s * 1000),
             cap_ms=int(self.retry_cap_s * 1000),
         )
+
+
+def _check_addresses(database_url: str, source_url: str | None) -> None:
+    parse_url(database_url)
+    if source_url is not None:
+        parse_url(source_url, setting="source_url")
 
 
 _POSITIVE = (

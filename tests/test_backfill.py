@@ -245,6 +245,24 @@ def test_a_change_goes_before_all_that_is_filled(shop: Engine) -> None:
     assert outcomes == {"applied", "merged"}
 
 
+def test_a_row_behind_a_change_is_as_urgent_as_that(shop: Engine) -> None:
+    """Another change may come to stand behind it, and nobody would look at it there."""
+    _firms(shop, 3)
+    with Session(shop) as session, session.begin():
+        enqueue(session, Change("company", "f2", "update", {"title": "new"}, priority=5))
+    world = world_of(shop)
+    start(world, _of_firms())
+
+    _feed(world)
+
+    assert [(row["entity_key"], row["priority"]) for row in rows_of(shop, tables.outbox)] == [
+        ("f2", 5),
+        ("f1", BELOW_ALL),
+        ("f2", 5),
+        ("f3", BELOW_ALL),
+    ]
+
+
 def test_what_is_linked_is_left_out_where_only_the_missing_are_wanted(shop: Engine) -> None:
     """Otherwise an upsert of it is an update."""
     _firms(shop, 4)

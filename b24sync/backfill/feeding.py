@@ -235,6 +235,12 @@ def _written_down(world: World, connection: Connection, of: Backfill, page: Page
         known = read_links(connection, of.portal, [(of.kind, str(r["entity_key"])) for r in rows])
         linked = {key for (_, key), link in known.items() if link.remote_id is not None}
         rows = [row for row in rows if row["entity_key"] not in linked]
+    keys = {str(row["entity_key"]) for row in rows}
+    urgent = backfills.urgencies(connection, of.portal, of.kind, keys)
+    rows = [
+        {**row, "priority": min(of.priority, urgent.get(str(row["entity_key"]), of.priority))}
+        for row in rows
+    ]
     # An entity is there once: among themselves, its rows need no order.
     insert_any_order(connection, insert(outbox), rows)
     return Fed(

@@ -6,7 +6,7 @@ step that is just being written then is undone. The last key and the rows that w
 are committed together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,3 +292,23 @@ def waiting(connection: Connection, of: Backfill) -> int:
         .subquery()
     )
     return count + int(connection.execute(select(func.count()).select_from(held)).scalar_one())
+
+
+def urgencies(
+    connection: Connection, code: str, kind: str, keys: Collection[str]
+) -> Mapping[str, int]:
+    """The most urgent priority among the unfinished rows of each of these entities that has any.
+
+    What is written behind them is to be as urgent: still more may come to stand behind it.
+    Writes: nothing.
+    """
+    if not keys:
+        return {}
+    found = connection.execute(
+        select(outbox.c.entity_key, func.min(outbox.c.priority))
+        .where(
+            outbox.c.portal == code, outbox.c.kind == kind, outbox.c.entity_key.in_(sorted(keys))
+        )
+        .group_by(outbox.c.entity_key)
+    )
+    return {row[0]: row[1] for row in found}

@@ -75,7 +75,7 @@ def test_a_row_that_became_urgent_is_read_next_though_it_is_old(house: Engine) -
     with writing(house) as connection:
         heads = ledger.read_heads(connection, mine, limit=2)
 
-    assert [row.id for row in heads.rows][0] == first
+    assert heads.rows[0].id == first
 
 
 def test_a_row_stays_as_urgent_as_it_is_before_less_urgent_ones(house: Engine) -> None:
