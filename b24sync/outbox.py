@@ -5,18 +5,21 @@ wrote it does. Nothing here wakes a worker either; the pump finds what is due, a
 that cannot wait rings ``sync_entities.delay()`` after its commit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from time import monotonic
 from typing import TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session, scoped_session
 
-from b24sync.core.changes import checked
+from b24sync.core.changes import RowValues, checked
 from b24sync.core.kinds import Kind
 from b24sync.core.model import Change
+from b24sync.core.shards import shard_of
 from b24sync.edge.database import insert_many
+from b24sync.edge.shards import shards
 from b24sync.edge.tables import outbox
 
 Where: TypeAlias = Connection | Session | scoped_session[Session]
@@ -31,10 +34,12 @@ class Outbox:
     """Where changes are written, for applications with kinds or a schema of their own.
 
     ``kinds`` are those declared in the setting ``b24sync_kinds``; ``schema`` is that of the tables.
+    ``clock`` is monotonic seconds: how many lanes a portal has is read anew once a minute.
     """
 
     kinds: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     schema: str | None = None
+    clock: Callable[[], float] = field(default=monotonic, repr=False, compare=False)
 
     def enqueue(self, where: Where, *changes: Change) -> None:
         """Write changes, in this order, in the transaction of ``where``.
@@ -60,13 +65,22 @@ class Outbox:
             written += len(rows)
         return written
 
-    def _checked(self, changes: Iterable[Change]) -> Iterator[Mapping[str, object]]:
+    def _checked(self, changes: Iterable[Change]) -> Iterator[RowValues]:
         for position, change in enumerate(changes):
             yield checked(change, self.kinds, position=position)
 
-    def _insert(self, where: Where, rows: Sequence[Mapping[str, object]]) -> None:
+    def _insert(self, where: Where, rows: Sequence[RowValues]) -> None:
         options = {"schema_translate_map": {None: self.schema}} if self.schema else {}
-        insert_many(_connection(where), outbox, rows, options=options)
+        connection = _connection(where)
+        numbers = shards(connection, options=options, clock=self.clock)
+        if numbers:
+            rows = [{**row, "lane": _lane(row, numbers)} for row in rows]
+        insert_many(connection, outbox, rows, options=options)
+
+
+def _lane(row: RowValues, numbers: Mapping[str, int]) -> int:
+    number = numbers.get(str(row["portal"]), 1)
+    return shard_of(str(row["kind"]), str(row["entity_key"]), number)
 
 
 def _connection(where: Where) -> Connection:
@@ -83,9 +97,7 @@ def _connection(where: Where) -> Connection:
     return session.connection()
 
 
-def _chunks(
-    rows: Iterator[Mapping[str, object]], size: int
-) -> Iterator[Sequence[Mapping[str, object]]]:
+def _chunks(rows: Iterator[RowValues], size: int) -> Iterator[Sequence[RowValues]]:
     while part := list(islice(rows, size)):
         yield part
 

@@ -103,7 +103,8 @@ def sync_entities(
     Shape: ``kinds`` narrows to those kinds; ``limit`` bounds the rows. ``halt`` says how far a
     failed command reaches: ``independent``, ``chain`` or ``strict``; ``None``, as each portal's
     policy says.
-    Raises: SettingsError for an unknown portal or halt mode.
+    Raises: SettingsError for an unknown portal or halt mode, and for ``strict`` on a portal with
+    several shards.
     """
     host = _host()
     world = host.world()
@@ -111,6 +112,9 @@ def sync_entities(
     order = Order(
         portal=_known(world, portal), kinds=tuple(kinds or ()), halt=_mode(halt), limit=limit
     )
+    if order.halt is HaltMode.STRICT:
+        with world.engine.connect() as connection:
+            portals.refuse_strict(connection, order.portal)
     tally = drain(world, order, stopping=host.stopping.is_set)
     if tally.more and tally.requests and limit is None and not host.stopping.is_set():
         # The slice is over and the work is not: to the end of the queue, behind everyone else.
@@ -171,8 +175,7 @@ def pump() -> int:
     transact(world.engine, partial(portals.ensure_default, webhook_url=world.settings.webhook_url))
     transact(world.engine, taking.wake)
     with world.engine.connect() as connection:
-        due = taking.due(connection)
-    woken = min(due, world.settings.pump_width)
+        woken = taking.due(connection, limit=world.settings.pump_width)
     for _ in range(woken):
         # A ring that nobody heard within an interval is followed by the next one.
         _app().tasks[SYNC].apply_async(expires=world.settings.pump_s)

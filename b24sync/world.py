@@ -46,6 +46,7 @@ class Step(StrEnum):
     RENEW = "renew"
     PAUSE = "pause"
     RELEASE = "release"
+    RING = "ring"
 
 
 class Moment(StrEnum):

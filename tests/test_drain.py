@@ -796,13 +796,15 @@ def test_a_slice_ends_after_so_many_seconds(house: Engine) -> None:
     add_rows(house, *_keys(3))
     portal = _portal()
     plain = world_of(house, portal, slice_s=30.0, batch_size=1)
-    # At the beginning, before a lane, before its doubts, before its batch; then it is over.
-    seconds = iter([0.0, 1.0, 2.0, 3.0, 31.0, 32.0])
+    # At the beginning, before a lane, when it is taken, before its doubts, before its batch; then it
+    # is over: before another batch, when the lane is released, and before another lane.
+    seconds = iter([0.0, 1.0, 1.5, 2.0, 3.0, 31.0, 31.5, 32.0])
     world = replace(plain, clock=lambda: next(seconds))
 
     tally = drain(world, Order())
 
     assert tally == Tally(batches=1, outcomes={"applied": 1}, more=True)
+    assert one(house, tables.lane)["vtime"] == 31.5 - 1.5
 
 
 def test_a_limit_is_kept_to_the_row(house: Engine) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, delete, update
 
 from b24sync.core.model import HaltMode
 from b24sync.core.policies import Policy
+from b24sync.core.shards import shard_of
 from b24sync.drain import Order, drain
 from b24sync.edge import tables
 from b24sync.edge.database import writing
@@ -24,7 +25,15 @@ from tests.histories import (
     records_of,
     steps,
 )
-from tests.house import add_portal, add_row, endings, rows_of, time_passes, world_of
+from tests.house import (
+    add_portal,
+    add_row,
+    endings,
+    in_threads,
+    rows_of,
+    time_passes,
+    world_of,
+)
 
 SEED = "B24SYNC_TEST_SEED"
 """The number of one history, to see that one again."""
@@ -59,8 +68,25 @@ def test_ten_thousand_histories_end_as_if_each_change_went_alone(engine: Engine)
         live(engine, seed)
 
 
-def live(engine: Engine, seed: int) -> None:
-    """One history, from its seed to the comparison."""
+@pytest.mark.parametrize("workers", [2, 3])
+def test_histories_over_several_lanes_end_as_if_each_change_went_alone(
+    engine: Engine, workers: int
+) -> None:
+    """Rows of one entity in whichever lanes, drained by several workers at the same time."""
+    for seed in seeds(10):
+        live(engine, seed, workers=workers)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_thousand_histories_over_several_lanes(engine: Engine) -> None:
+    """The same, for a long time."""
+    for seed in seeds(1000):
+        live(engine, seed, workers=2 + seed % 3)
+
+
+def live(engine: Engine, seed: int, *, workers: int = 1) -> None:
+    """One history, from its seed to the comparison; with several workers, in several lanes."""
     random = Random(seed)  # noqa: S311 - a history that can be repeated, not a secret
     history = steps(random)
     portal = EmulatedPortal(random, history, trouble=random.choice((0.0, 0.1, 0.3)))
@@ -76,15 +102,21 @@ def live(engine: Engine, seed: int) -> None:
     )
     about = f"seed {seed} ({mode}, {merge=}, {skip=}); set {SEED}={seed} to see it again"
     add_portal(engine)
-    numbers = _write_and_drain(world, history, random, mode, about)
+    numbers = _write_and_drain(world, history, random, mode, about, workers)
     _compare(engine, portal, history, numbers, about)
     _forget_all(engine)
 
 
 def _write_and_drain(
-    world: World, history: Sequence[Step], random: Random, mode: HaltMode, about: str
+    world: World,
+    history: Sequence[Step],
+    random: Random,
+    mode: HaltMode,
+    about: str,
+    workers: int,
 ) -> dict[int, int]:
     """Write the steps some at a time, and drain in between; the steps by the ids of their rows."""
+    pick = _Lanes(random, workers)
     numbers: dict[int, int] = {}
     order, done = Order(halt=mode), 0
     while done < len(history):
@@ -93,17 +125,47 @@ def _write_and_drain(
         with writing(world.engine) as connection:
             for step in some:
                 row = step.row
+                row |= pick.lane_of(*step.entity)
                 numbers[add_row(connection, row.pop("entity_key"), **row)] = step.number
         if random.random() < 0.7:
             _much_time_passes(world.engine)
-            drain(world, order)
+            _drain(world, order, workers)
     for _ in range(MOST_DRAINS):
         _much_time_passes(world.engine)
-        drain(world, order)
+        _drain(world, order, workers)
         if not rows_of(world.engine, tables.outbox):
             return numbers
     left = [(row["entity_key"], row["state"]) for row in rows_of(world.engine, tables.outbox)]
     pytest.fail(f"{about}: still there: {left}")
+
+
+class _Lanes:
+    """Where rows are written: by a number of lanes that changes on the way, or anywhere."""
+
+    def __init__(self, random: Random, workers: int) -> None:
+        self._random = random
+        self._several = workers > 1
+
+    def lane_of(self, kind: str, key: str) -> Mapping[str, int]:
+        """The lane of the next row, as columns."""
+        if not self._several:
+            return {}
+        number = self._random.randint(1, 4)
+        by_hash = shard_of(kind, key, number)
+        return {"lane": by_hash if self._random.random() < 0.5 else self._random.randrange(number)}
+
+
+def _drain(world: World, order: Order, workers: int) -> None:
+    """As long as somebody finds something to do."""
+    if workers == 1:
+        drain(world, order)
+        return
+
+    def work() -> None:
+        while drain(world, order).requests:
+            pass
+
+    in_threads([work] * workers, within_s=60)
 
 
 def _much_time_passes(engine: Engine) -> None:

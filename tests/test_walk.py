@@ -99,7 +99,9 @@ def test_a_row_enters_on_the_left_and_leaves_on_the_right(engine: Engine) -> Non
     assert closed["sending_at"] <= closed["answered_at"] <= closed["closed_at"]
     released = one(engine, tables.lane)
     assert (released["lease_until"], released["open_batch_id"]) == (None, None)
-    assert (released["next_due_at"], released["vtime"]) == (None, 1)
+    assert released["next_due_at"] is None
+    # The seconds that it had a worker.
+    assert 0 < released["vtime"] < 60
     counted = one(engine, tables.rollup)
     assert (counted["outcome"], counted["n"]) == ("applied", 1)
     assert counted["minute"] <= database_now(engine)

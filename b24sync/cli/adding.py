@@ -24,6 +24,7 @@ from b24sync.cli.secrets import Secret, read_secret, refuse_keyless
 from b24sync.core.errors import SettingsError
 from b24sync.core.limits import PLANS, Rate, egress_group
 from b24sync.core.model import PortalState
+from b24sync.core.shards import MOST_SHARDS
 from b24sync.edge import portals, views
 from b24sync.edge.database import reading, transact
 from b24sync.edge.portals import Address, Limits
@@ -178,6 +179,14 @@ WEBHOOK = Secret(
     help="Read them from a file: the JSON of an installation event or of a token answer.",
 )
 @limit_options
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    help="Requests in flight at once.  [default: 1]",
+)
+@click.option(
+    "--weight", type=float, help="Share of the workers, beside 1 of others.  [default: 1]"
+)
 @click.option("--replace", is_flag=True, help="Change the address and credential of a known one.")
 @as_json
 @click.pass_obj
@@ -194,6 +203,8 @@ def add(  # noqa: PLR0913 - one parameter for each option
     rate: Rate | None,
     egress_group: str | None,
     server_max: int | None,
+    shards: int | None,
+    weight: float | None,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -211,8 +222,10 @@ def add(  # noqa: PLR0913 - one parameter for each option
         _refuse_code(world, code, is_replaced=replace)
         refuse_keyless(world)
         limits = _limits(world, code, said, is_replaced=replace)
+        share = partial(portals.set_share, code=code, shards=shards, weight=weight)
         if by_app.is_anything:
             shown = add_by_app(world, code, by_app, limits, is_replaced=replace)
+            transact(world.engine, share)
             _added(desk, world, code, shown, as_json=as_json)
             return
         url = read_secret(desk, WEBHOOK, webhook, webhook_file)
@@ -227,6 +240,7 @@ def add(  # noqa: PLR0913 - one parameter for each option
                 world.engine,
                 partial(portals.add, code=code, address=address, limits=limits or USUAL),
             )
+        transact(world.engine, share)
         _added(desk, world, code, masked(url), as_json=as_json)
 
 

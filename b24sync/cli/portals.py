@@ -1,6 +1,6 @@
 """``b24sync portal``: which portals there are, and whether they can be called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -18,12 +18,13 @@ from b24sync.cli.desk import (
     epilog,
     known_portal,
 )
-from b24sync.cli.layout import NARROW, instant, record, table
+from b24sync.cli.layout import NARROW, counted, instant, record, table
 from b24sync.cli.moving import move
 from b24sync.cli.stopped import outdated_setting, told
 from b24sync.core.faults import advice
 from b24sync.core.limits import Rate
 from b24sync.core.model import HaltMode, PortalState
+from b24sync.core.shards import MOST_SHARDS
 from b24sync.edge import portals, tenants, views
 from b24sync.edge.database import reading, transact
 from b24sync.edge.tokens import new_key
@@ -92,10 +93,19 @@ def list_portals(desk: Desk, *, as_json: bool) -> None:
         if (words := outdated_setting(view, webhook_url))
     ]
     notes += [
+        Text(f"{view.code}: {_share(view)}")
+        for view in found
+        if view.shards > 1 or view.weight != 1
+    ]
+    notes += [
         Text(f"{view.code}: halt mode {view.halt}") for view in found if view.halt and is_narrow
     ]
     if notes:
         desk.show(Text(), *notes)
+
+
+def _share(view: views.PortalView) -> str:
+    return f"{counted(view.shards, 'shard')} and a weight of {view.weight:g}"
 
 
 def _credential(view: views.PortalView, *, has_webhook: bool) -> str:
@@ -153,7 +163,10 @@ def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
         "b24sync portal set acme --halt default",
         "b24sync portal set acme --plan enterprise",
         "b24sync portal set acme --rate 40/1.5           less than the plan's, for others' sake",
-        exits="0  done; 2  there is no such portal, mode, plan or rate, or nothing was said",
+        "b24sync portal set acme --shards 2              two requests in flight, for slow answers",
+        "b24sync portal set acme --weight 3              three times the usual share of the workers",
+        exits="0  done; 2  there is no such portal, mode, plan or rate, strict meets several shards, "
+        "or nothing was said",
     ),
 )
 @click.argument("code")
@@ -162,6 +175,12 @@ def pause(desk: Desk, code: str, *, reason: str, as_json: bool) -> None:
     type=click.Choice([*map(str, HaltMode), USUAL]),
     help="How far a failed change reaches on this portal; default: independent.",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    help="Requests in flight at once; may be changed at any time.",
+)
+@click.option("--weight", type=float, help="Share of the workers, beside 1 of others.")
 @limit_options
 @as_json
 @click.pass_obj
@@ -174,27 +193,38 @@ def set_policy(  # noqa: PLR0913 - one parameter for each option
     rate: Rate | None,
     egress_group: str | None,
     server_max: int | None,
+    shards: int | None,
+    weight: float | None,
     as_json: bool,
 ) -> None:
-    """Choose how fast the portal CODE is called, and what is done there when a change fails.
+    """Choose how fast the portal CODE is called, its share of the workers, and what failures do.
 
     A rate that is said here is believed at once, whatever refusals have taught; so say it again
     when the portal has another plan, or another program leaves its address.
 
+    A request takes its time, and while it lasts another shard may send. Two are enough where an
+    answer takes longer than the rate leaves between two requests; more than that time times the
+    rate bring nothing. The changes of one entity keep their order all the same. Programs that
+    write changes know a new number within a minute.
+
     independent: the others go on. chain: what comes after it in its batch waits for the next one.
     strict: its lane stands still until somebody decides, see `b24sync held`. A run that was told a
     mode of its own, as `b24sync sync --halt`, keeps that; a worker heeds a new one when it takes the
-    lane anew.
+    lane anew. strict needs one shard: with two, another request would be in flight.
     """
     said = Said(plan=plan, rate=rate, egress_group=egress_group, server_max=server_max)
-    if halt is None and not said.is_anything:
-        raise Refused("nothing was said: --halt, --plan, --rate, --egress-group or --server-max")
+    shares = shards is not None or weight is not None
+    if halt is None and not (shares or said.is_anything):
+        options = "--halt, --shards, --weight, --plan, --rate, --egress-group or --server-max"
+        raise Refused(f"nothing was said: {options}")
     mode = None if halt in (USUAL, None) else HaltMode(halt)
     with desk.opened() as world:
         with reading(world.engine) as connection:
             known_portal(connection, code)
 
         def write(connection: Connection) -> None:
+            if shares:
+                portals.set_share(connection, code, shards=shards, weight=weight)
             if halt is not None:
                 portals.set_halt(connection, code, mode)
             if said.is_anything:
@@ -204,23 +234,40 @@ def set_policy(  # noqa: PLR0913 - one parameter for each option
         transact(world.engine, write)
         with reading(world.engine) as connection:
             limits = portals.limits_of(connection, code)
-    document = {"portal": code} | ({} if halt is None else {"halt": mode})
+            view = next(view for view in views.portals(connection) if view.code == code)
+    told: dict[str, Mapping[str, object]] = {}
+    if halt is not None:
+        words = f"the halt mode of the portal {code} is {mode}"
+        if mode is None:
+            words = f"the portal {code} has no halt mode of its own: {HaltMode.INDEPENDENT}"
+        told[words] = {"halt": mode}
+    if shares:
+        words = f"the portal {code} has {_share(view)}"
+        told[words] = {"shards": view.shards, "weight": view.weight}
     if said.is_anything:
-        document |= asdict(limits)
+        told[_pace(code, limits)] = asdict(limits)
+    _tell(desk, code, told, as_json=as_json)
+
+
+def _pace(code: str, limits: portals.Limits) -> str:
+    return (
+        f"the portal {code} is called at {limits.rate_x:g}/{limits.rate_y:g} by the egress group "
+        f"{limits.egress_group}, and cuts a request at {limits.server_max_s} s"
+    )
+
+
+def _tell(
+    desk: Desk, code: str, told: Mapping[str, Mapping[str, object]], *, as_json: bool
+) -> None:
+    """What was set: sentences for people, all their values in one document for programs."""
     if as_json:
+        document: dict[str, object] = {"portal": code}
+        for values in told.values():
+            document |= values
         desk.emit(document)
         return
-    if mode is not None:
-        desk.show(Text(f"the halt mode of the portal {code} is {mode}"))
-    elif halt is not None:
-        desk.show(Text(f"the portal {code} has no halt mode of its own: {HaltMode.INDEPENDENT}"))
-    if said.is_anything:
-        desk.show(
-            Text(
-                f"the portal {code} is called at {limits.rate_x:g}/{limits.rate_y:g} by the egress group "
-                f"{limits.egress_group}, and cuts a request at {limits.server_max_s} s"
-            )
-        )
+    for words in told:
+        desk.show(Text(words))
 
 
 @portal.command(

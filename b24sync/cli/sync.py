@@ -30,7 +30,7 @@ from b24sync.cli.layout import (
 from b24sync.core.model import FINAL_OUTCOMES, HaltMode, PortalState, ResultOutcome, RowState
 from b24sync.drain import Order, Tally, drain
 from b24sync.drain.probing import probe
-from b24sync.edge import stories, taking, tenants, views
+from b24sync.edge import portals, stories, taking, tenants, views
 from b24sync.edge.database import reading
 from b24sync.edge.stories import ResultView
 from b24sync.edge.views import Backlog, Overview, StopView
@@ -99,6 +99,8 @@ def sync(  # noqa: PLR0913 - one parameter for each option
         check_portal(world, portal)
         _refuse_closed(world, portal)
         with reading(world.engine) as connection:
+            if mode is HaltMode.STRICT:
+                portals.refuse_strict(connection, portal)
             newest = stories.last_result_id(connection)
         with (
             bar(desk.err, unit="rows") as progress,

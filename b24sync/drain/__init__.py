@@ -89,12 +89,18 @@ def drain(
     run = _Run(
         world=world, order=order, begun_s=world.clock(), stopping=stopping, watching=watching
     )
-    world.transact(Step.WAKE, partial(taking.wake, code=order.portal))
+    # What is due goes first; the pump looks at everything now and then, and whoever has nothing to do.
+    is_awake = order.portal is not None
+    if is_awake:
+        _woken(run)
     total = Tally()
     # Lanes with nothing for this run: of other kinds they may be due for ever.
     idle: set[tuple[str, int]] = set()
     while run.lasts(total):
         mine = _taken(world, order, idle)
+        if mine is None and not is_awake:
+            is_awake = True
+            mine = _taken(world, order, idle) if _woken(run) else None
         if mine is None:
             return total
         served = _serve(run, mine, total)
@@ -102,6 +108,10 @@ def drain(
             idle.add((mine.tenant.code, mine.lane))
         total += served
     return replace(total, more=_is_due(world, order))
+
+
+def _woken(run: _Run) -> int:
+    return run.world.transact(Step.WAKE, partial(taking.wake, code=run.order.portal))
 
 
 def _taken(world: World, order: Order, idle: Collection[tuple[str, int]]) -> Lane | None:
@@ -114,12 +124,12 @@ def _taken(world: World, order: Order, idle: Collection[tuple[str, int]]) -> Lan
 
 def _is_due(world: World, order: Order) -> bool:
     with world.engine.connect() as connection:
-        return taking.due(connection, order.portal) > 0
+        return taking.due(connection, order.portal, limit=1) > 0
 
 
 def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
     """Pass after pass over one lane that is ours, then give it back."""
-    world, served = run.world, Tally()
+    world, served, begun_s = run.world, Tally(), run.world.clock()
     mine = _recovered(world, mine)
     end = _decided(run, mine, before)
     if mine.is_silent and end.goes_on and not end.tally.looks:
@@ -135,9 +145,11 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
         end = _one_pass(run, mine, end.facts, before + served)
         served += end.tally
         run.watching(end.tally)
+        if mine.lanes > 1 and end.goes_on:
+            world.transact(Step.RING, partial(taking.ring, mine=mine, owned_too=False))
+    taken_s = world.clock() - begun_s
     world.transact(
-        Step.RELEASE,
-        partial(lanes.release, mine=mine, served=served.rows, rest_ms=end.rest_ms),
+        Step.RELEASE, partial(_released, mine=mine, taken_s=taken_s, rest_ms=end.rest_ms)
     )
     log.debug("lane_released portal=%s lane=%s rows=%d", mine.tenant.code, mine.lane, served.rows)
     if end.rest_ms is None:
@@ -145,6 +157,13 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
     code, egress_group = mine.tenant.code, mine.tenant.egress_group
     until_s = world.clock() + end.rest_ms / 1000
     return served + Tally(resting={code: Resting(egress_group=egress_group, until_s=until_s)})
+
+
+def _released(connection: Connection, mine: Lane, taken_s: float, rest_ms: int | None) -> None:
+    """Give a lane back, and wake those whose rows may have waited for it."""
+    lanes.release(connection, mine, served=taken_s, rest_ms=rest_ms)
+    if mine.lanes > 1:
+        taking.ring(connection, mine, owned_too=True)
 
 
 def _recovered(world: World, mine: Lane) -> Lane:

@@ -12,7 +12,7 @@ read transaction that turns into a write fails at once, whatever the busy timeou
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import lru_cache
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
+    ColumnElement,
     Connection,
     Engine,
     FromClause,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    and_,
     bindparam,
     cast,
     column,
@@ -37,6 +40,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -533,6 +537,37 @@ def _rows_of_json(table: FromClause, names: tuple[str, ...]) -> Select[tuple[obj
     columns = [column(name, table.c[name].type) for name in names]
     given = func.json_to_recordset(cast(bindparam(JSON_ROWS, type_=Text), JSON))
     return select(*given.table_valued(*columns).render_derived(with_types=True).c)
+
+
+def distinct_pairs(
+    connection: Connection,
+    first: Column[Any],
+    second: Column[Any],
+    where: ColumnElement[bool],
+) -> FromClause:
+    """The different values of the first two columns of an index, each found by one look at it.
+
+    Shape: columns ``first`` and ``second``. ``where`` is what the index is partial by, or an
+    equality with its third column.
+    MySQL and MariaDB leap from one group of an index to the next by themselves; the others are led.
+    """
+    if connection.dialect.name in MYSQL_NAMES:
+        plain = select(first.label("first"), second.label("second")).where(where)
+        return plain.group_by(first, second).subquery("pairs")
+    pairs = select(*_least(first, second, where)).cte("pairs", recursive=True)
+    beyond = tuple_(first, second) > tuple_(pairs.c.first, pairs.c.second)
+    following = select(*_least(first, second, and_(where, beyond), pairs))
+    pairs = pairs.union_all(following.where(pairs.c.first.is_not(None)))
+    # What ends the recursion is no pair.
+    return select(pairs).where(pairs.c.first.is_not(None)).subquery("found")
+
+
+def _least(
+    first: Column[Any], second: Column[Any], where: ColumnElement[bool], *outer: FromClause
+) -> Iterator[ColumnElement[Any]]:
+    for each, name in ((first, "first"), (second, "second")):
+        least = select(each).where(where).order_by(first, second).limit(1)
+        yield least.correlate(*outer).scalar_subquery().label(name)
 
 
 def skip_locked(statement: Select[tuple[object, ...]]) -> Select[tuple[object, ...]]:

@@ -27,11 +27,11 @@ from b24sync.core.kinds import Kind
 from b24sync.core.model import Change
 from b24sync.edge.database import now_ms
 from b24sync.edge.overtaking import is_overtaken
+from b24sync.edge.shards import lane_of
 from b24sync.edge.tables import dead, outbox
 
 COPIED = (
     "portal",
-    "lane",
     "kind",
     "entity_key",
     "operation",
@@ -299,6 +299,8 @@ def _replayed(connection: Connection, number: int, edit: Edited | None, who: str
     said: dict[str, object] = {
         name: select(dead.c[name]).where(dead.c.id == number).scalar_subquery() for name in COPIED
     }
+    whose = select(dead.c.portal, dead.c.kind, dead.c.entity_key).where(dead.c.id == number)
+    said["lane"] = lane_of(connection, *connection.execute(whose).one())
     if edit is not None:
         said[edit.part] = edit.value
     inserted = connection.execute(insert(outbox).values(said)).inserted_primary_key

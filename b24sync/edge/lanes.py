@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     and_,
     bindparam,
     case,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 
+from b24sync.core import fairness
 from b24sync.core.model import BatchState, RowState
 from b24sync.edge.database import now_ms
 from b24sync.edge.tables import batch, lane, outbox
@@ -85,6 +87,7 @@ class Lane:
     ``first_rows`` go before all others; ``stopped_by`` is the row that it stood still for.
     ``crashes``: how many owners in a row did not come back; ``suspects`` are the rows that the last
     of them was going to read. ``is_silent``: the portal's last answer was none.
+    Its portal has so many ``lanes``, of which those ``sharing`` its share have something to do.
     """
 
     tenant: Tenant
@@ -99,6 +102,8 @@ class Lane:
     suspects: tuple[int, ...] = ()
     is_silent: bool = False
     floor: Floor = field(default_factory=Floor, compare=False, repr=False)
+    lanes: int = 1
+    sharing: int = 1
 
 
 def _now() -> ColumnElement[int]:
@@ -127,14 +132,14 @@ def _mine(mine: Lane) -> ColumnElement[bool]:
     )
 
 
-def is_stopped() -> ColumnElement[bool]:
+def is_stopped(of: FromClause = lane) -> ColumnElement[bool]:
     """Whether a row of the lane rests on which a person, or a late answer, has to decide.
 
     Read from the row itself: however it goes on or leaves, the lane goes on with it.
     """
     return exists(
         select(literal(1)).where(
-            outbox.c.id == lane.c.stopped_by,
+            outbox.c.id == of.c.stopped_by,
             or_(
                 outbox.c.state == str(RowState.HELD),
                 # Afterwards it is for the owner of the lane to find out what became of it.
@@ -283,11 +288,14 @@ def strike(connection: Connection, mine: Lane, *, rest_ms: int, silent: bool) ->
     )
 
 
-def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | None = None) -> None:
+def release(
+    connection: Connection, mine: Lane, *, served: float, rest_ms: int | None = None
+) -> None:
     """Give the lane back, due again when its rows are, or when one in doubt can be looked for.
 
-    ``served`` commands make it stand further back among tenants; with ``rest_ms`` the lane is due
-    that many milliseconds from now, else when the first of its rows is. Of very many that are not
+    ``served`` seconds of a worker make it stand further back among tenants; with ``rest_ms`` the
+    lane is due that many milliseconds from now, and not woken before, else when the first of its
+    rows is. Of very many that are not
     due yet only the first are looked at; what is due before these, ``taking.wake`` finds.
     Writes: lane, guarded by the epoch.
     """
@@ -326,6 +334,8 @@ def release(connection: Connection, mine: Lane, *, served: int, rest_ms: int | N
             suspects=None,
             open_batch_id=None,
             next_due_at=at,
-            vtime=lane.c.vtime + served / lane.c.weight,
+            rests_until=None if rest_ms is None else at,
+            vtime=lane.c.vtime
+            + fairness.advance(served, weight=mine.tenant.weight, lanes=mine.sharing),
         )
     )

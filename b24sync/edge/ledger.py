@@ -58,6 +58,7 @@ from b24sync.edge.links import forget_sent
 from b24sync.edge.lists import Listed, Mapped, among, not_among, number_of
 from b24sync.edge.results import count, insert_results, result_row, unknown
 from b24sync.edge.tables import batch, link, outbox
+from b24sync.edge.waiting import firsts, keep
 
 MOST_FOLLOWERS = 5000
 """How many rows behind their heads one claim reads; bounds its time and memory."""
@@ -225,14 +226,22 @@ def _park(
     behind: Sequence[Mapping[str, Any]],
     heads: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Rows that stand behind an earlier one are not met again before it is gone."""
+    """Rows that stand behind an earlier one are not met again before it is gone.
+
+    What stands before them may be in another lane and about to leave: then they stay as they are.
+    """
     if not behind:
         return
-    entities = {(row["kind"], row["entity_key"]) for row in behind}
+    all_of_them = {(row["kind"], row["entity_key"]) for row in behind}
     met = {(row["kind"], row["entity_key"]) for row in heads}
     # The most urgent stand first in what was read; a head that stands there too comes before them.
     urgent = {(row["kind"], row["entity_key"]): row["priority"] for row in reversed(behind)}
-    _hurry(connection, mine, {entity: urgent[entity] for entity in sorted(entities - met)})
+    _hurry(connection, mine, {entity: urgent[entity] for entity in sorted(all_of_them - met)})
+    there = firsts(connection, mine.tenant.code, all_of_them)
+    kept = keep(connection, there.values())
+    entities = {entity for entity, first in there.items() if first in kept}
+    if not entities:
+        return
     more = connection.execute(
         select(outbox.c.id)
         .where(
@@ -243,10 +252,12 @@ def _park(
         )
         .limit(MOST_FOLLOWERS)
     ).scalars()
-    ids = {row["id"] for row in behind} | set(more)
+    ids = {row["id"] for row in behind if (row["kind"], row["entity_key"]) in entities}
+    ids = (ids | set(more)) - kept
     connection.execute(
         update(outbox)
-        .where(outbox.c.id.in_(sorted(ids)), row_guard(RowEvent.PARK))
+        # Not those that another lane's batch has taken along meanwhile.
+        .where(outbox.c.id.in_(sorted(ids)), outbox.c.state == RowState.READY)
         .values(state=str(RowState.PARKED))
     )
 
@@ -255,7 +266,7 @@ def _hurry(connection: Connection, mine: Lane, urgent: Mapping[tuple[str, str], 
     """Let the first row of each of these entities be at least so urgent, whatever its state."""
     if not urgent:
         return
-    firsts = [
+    each = [
         select(
             select(outbox.c.id, outbox.c.priority, literal(priority).label("urgent"))
             .where(
@@ -270,7 +281,7 @@ def _hurry(connection: Connection, mine: Lane, urgent: Mapping[tuple[str, str], 
         for (kind, key), priority in urgent.items()
     ]
     late: dict[int, list[int]] = {}
-    for row_id, priority, wanted in connection.execute(union_all(*firsts)):
+    for row_id, priority, wanted in connection.execute(union_all(*each)):
         if priority > wanted:
             late.setdefault(wanted, []).append(row_id)
     for wanted, ids in late.items():

@@ -6,6 +6,7 @@ always written together. Secrets arrive here encrypted; nothing here can read on
 
 import json
 from dataclasses import dataclass, field
+from math import inf
 
 from sqlalchemy import Connection, Text, cast, insert, select, update
 
@@ -14,8 +15,10 @@ from b24sync.core.hosts import steps
 from b24sync.core.limits import USUAL, Rate, egress_group
 from b24sync.core.model import HaltMode
 from b24sync.core.refs import is_mapping
+from b24sync.core.shards import MOST_SHARDS
 from b24sync.edge.database import insert_missing, now_ms
 from b24sync.edge.tables import bucket, lane, portal
+from b24sync.edge.tenants import halt_of
 from b24sync.edge.tokens import AuthKind, parse_webhook
 
 DEFAULT = "default"
@@ -114,9 +117,12 @@ def set_halt(connection: Connection, code: str, halt: HaltMode | None) -> bool:
     """Choose how far a failed command reaches on a portal; ``False``, there is none of this code.
 
     What else the portal's policy says stays. ``None`` takes the choice back.
-    Raises: SettingsError if the policy is no JSON object; it is left as it is.
+    Raises: SettingsError if the policy is no JSON object; it is left as it is. And for ``strict`` on
+    a portal with several shards.
     Writes: portal.
     """
+    if halt is HaltMode.STRICT:
+        refuse_strict(connection, code)
     # As text: numbers come back as they were written, and not as the rows of the outbox have them.
     stored = select(cast(portal.c.policy, Text)).where(portal.c.code == code).with_for_update()
     found = connection.execute(stored).first()
@@ -131,6 +137,59 @@ def set_halt(connection: Connection, code: str, halt: HaltMode | None) -> bool:
         .values(policy=policy or None, updated_at=now_ms())
     )
     return True
+
+
+def set_share(
+    connection: Connection, code: str, *, shards: int | None = None, weight: float | None = None
+) -> bool:
+    """Choose how many requests may be in flight to a portal at once, and its share of the workers.
+
+    Shape: ``None`` leaves a number as it is; ``False``, there is none of this code. Rows that are
+    written already stay in their lanes and go out from there.
+    Raises: SettingsError for several shards where the halt mode is ``strict``, and for numbers that
+    make no sense.
+    Writes: portal.
+    """
+    if shards is not None and not 1 <= shards <= MOST_SHARDS:
+        raise SettingsError("shards", f"{shards}; from 1 to {MOST_SHARDS}")
+    if weight is not None and not 0 < weight < inf:
+        raise SettingsError("weight", f"{weight}; more than 0 is needed")
+    found = connection.execute(
+        select(portal.c.policy).where(portal.c.code == code).with_for_update()
+    ).first()
+    if found is None:
+        return False
+    if shards is not None and shards > 1 and halt_of(found[0]) is HaltMode.STRICT:
+        raise SettingsError(
+            "shards",
+            f"the portal {code} stops at the first failure (halt mode strict), and can do that with "
+            f"one request in flight only; `b24sync portal set {code} --halt chain` first",
+        )
+    given = {"shards": shards, "weight": weight}
+    values = {name: value for name, value in given.items() if value is not None}
+    connection.execute(
+        update(portal).where(portal.c.code == code).values(**values, updated_at=now_ms())
+    )
+    return True
+
+
+def refuse_strict(connection: Connection, code: str | None = None) -> None:
+    """Refuse to stop at the first failure where several requests may be in flight.
+
+    Shape: of one portal, or of all that are called.
+    Raises: SettingsError, naming the first such portal.
+    Writes: nothing.
+    """
+    several = select(portal.c.code, portal.c.shards).where(portal.c.shards > 1)
+    if code is not None:
+        several = several.where(portal.c.code == code)
+    found = connection.execute(several.order_by(portal.c.code).limit(1)).first()
+    if found is not None:
+        raise SettingsError(
+            "halt",
+            f"strict needs a portal with one request in flight, and {found[0]} has {found[1]} "
+            f"shards; `b24sync portal set {found[0]} --shards 1` first, or name another portal",
+        )
 
 
 def _policy(code: str, stored: str | None) -> dict[str, object]:

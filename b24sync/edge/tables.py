@@ -51,6 +51,7 @@ from b24sync.core.model import (
     ResultOutcome,
     RowState,
 )
+from b24sync.core.shards import MOST_SHARDS
 from b24sync.edge.database import now_ms
 
 PREFIX = "b24sync_"
@@ -201,6 +202,7 @@ portal = Table(
     Column("rate_y", Double, nullable=False, server_default="2"),
     Column("server_max_s", Integer, nullable=False, server_default="60"),
     Column("weight", Double, nullable=False, server_default="1"),
+    Column("shards", SmallInteger, nullable=False, server_default="1"),
     Column("state", String(16), nullable=False, server_default=PortalState.ACTIVE),
     Column("state_reason", Text),
     Column("state_at", BigInteger, nullable=False, server_default=now_ms()),
@@ -215,6 +217,7 @@ portal = Table(
     CheckConstraint("rate_x > 0 AND rate_y > 0", name="rate"),
     CheckConstraint("server_max_s > 0", name="server_max_s"),
     CheckConstraint("weight > 0", name="weight"),
+    CheckConstraint(f"shards BETWEEN 1 AND {MOST_SHARDS}", name="shards"),
     CheckConstraint("state = 'active' OR state_reason IS NOT NULL", name="a_pause_has_a_reason"),
     CheckConstraint("(secret IS NULL) = (secret_key_id IS NULL)", name="secret_with_key_id"),
     _valid_json("policy"),
@@ -243,10 +246,11 @@ lane = Table(
     Column("portal", _exact(PORTAL_LENGTH), primary_key=True),
     Column("lane", SmallInteger, primary_key=True, autoincrement=False),
     Column("next_due_at", BigInteger),
+    Column("rests_until", BigInteger),
     Column("wake_seq", BigInteger, nullable=False, server_default="0"),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
-    Column("weight", Double, nullable=False, server_default="1"),
     Column("vtime", Double, nullable=False, server_default="0"),
+    Column("turn", Double, nullable=False, server_default="0"),
     Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", BigInteger),
     Column("lease_owner", String(255)),
@@ -263,7 +267,6 @@ lane = Table(
     CheckConstraint("breaker IN ('closed', 'open', 'half_open')", name="breaker"),
     CheckConstraint("(lease_until IS NULL) = (lease_owner IS NULL)", name="no_half_lease"),
     CheckConstraint("breaker = 'closed' OR breaker_until IS NOT NULL", name="breaker_until"),
-    CheckConstraint("weight > 0", name="weight"),
     CheckConstraint("lane >= 0", name="lane"),
     _valid_json("first_rows"),
     _valid_json("suspects"),
@@ -278,7 +281,12 @@ Index(
     lane.c.vtime,
     postgresql_where=text("next_due_at IS NOT NULL"),
     sqlite_where=text("next_due_at IS NOT NULL"),
-)
+).ddl_if(callable_=_has_partial_indexes)
+Index(
+    "ix_b24sync_lane_order", lane.c.priority, lane.c.vtime, lane.c.portal, lane.c.next_due_at
+).ddl_if(callable_=_has_whole_indexes)
+Index("ix_b24sync_lane_next", lane.c.next_due_at)
+Index("ix_b24sync_lane_turn", lane.c.priority, lane.c.turn)
 
 outbox = Table(
     PREFIX + "outbox",
@@ -442,7 +450,7 @@ Index(
     postgresql_where=text("closed_at IS NULL"),
     sqlite_where=text("closed_at IS NULL"),
 ).ddl_if(callable_=_has_partial_indexes)
-Index("ix_b24sync_batch_closed", batch.c.portal, batch.c.lane, batch.c.closed_at).ddl_if(
+Index("ix_b24sync_batch_closed", batch.c.closed_at, batch.c.portal, batch.c.lane).ddl_if(
     callable_=_has_whole_indexes
 )
 

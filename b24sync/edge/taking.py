@@ -1,31 +1,34 @@
 """Which lane is drained next: who is woken, who is due, and whose turn it is.
 
-Lanes are taken in the order of their virtual time, which grows with what they were served: a tenant
-with a million rows cannot stand before one with a single row for ever.
+Lanes are taken in the order of their virtual time, which grows with what they were served
+(``core.fairness``): a tenant with a million rows cannot stand before one with a single row for ever.
 
 Whether rows are due is found out here, by looking, and never by touching a lane inside the
-transaction of an application.
+transaction of an application. A look costs as much as there are lanes with rows, and a take as much
+as there are lanes with something to do; the number of tenants costs nothing.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
     and_,
+    bindparam,
     case,
     exists,
     func,
     literal,
+    literal_column,
     or_,
     select,
-    union_all,
     update,
 )
 
+from b24sync.core import fairness
 from b24sync.core.model import BatchState, PortalState, RowState
-from b24sync.edge.database import insert_missing, now_ms, skip_locked
+from b24sync.edge.database import distinct_pairs, insert_missing, now_ms, skip_locked
 from b24sync.edge.lanes import SILENT, Lane, has_due, is_stopped
 from b24sync.edge.tables import batch, lane, outbox, portal
 from b24sync.edge.tenants import tenant
@@ -33,27 +36,57 @@ from b24sync.edge.tenants import tenant
 CANDIDATES = 16
 """How many lanes a taker tries of which others may be taking the first at the same moment."""
 
+CHUNK = 500
+"""Lanes woken by one statement."""
+
+SIBLING = lane.alias("sibling")
+"""Another lane of the same portal."""
+
+SERVED = lane.alias("served")
+"""Any lane, as it tells the present."""
+
+_now = select(now_ms()).scalar_subquery()
+"""The clock, read once for a statement: a planner looks for what does not change in an index."""
+
+# Written out, as in the indexes of just such rows: a parameter would hide that they fit.
+_is_ready = outbox.c.state == literal_column(f"'{RowState.READY}'")
+
 
 def _is_active() -> ColumnElement[bool]:
-    active = select(portal.c.code).where(portal.c.state == PortalState.ACTIVE)
-    return lane.c.portal.in_(active)
+    return exists(
+        select(literal(1)).where(
+            portal.c.code == lane.c.portal, portal.c.state == str(PortalState.ACTIVE)
+        )
+    )
 
 
 def _is_free() -> ColumnElement[bool]:
     return and_(
-        or_(lane.c.lease_until.is_(None), lane.c.lease_until < now_ms()),
-        or_(lane.c.breaker_until.is_(None), lane.c.breaker_until <= now_ms()),
-        ~is_stopped(),
+        or_(lane.c.lease_until.is_(None), lane.c.lease_until < _now),
+        or_(lane.c.breaker_until.is_(None), lane.c.breaker_until <= _now),
+        ~_stands_still(),
     )
 
 
-def _doubtful() -> ColumnElement[bool]:
-    """Batches of a lane in doubt, found by the index of open ones."""
-    return and_(
-        batch.c.portal == lane.c.portal,
-        batch.c.lane == lane.c.lane,
-        batch.c.closed_at.is_(None),
-        batch.c.state == str(BatchState.DOUBT),
+def _stands_still() -> ColumnElement[bool]:
+    """Whether any lane of the portal rests on a row: in the mode ``strict`` all of it does."""
+    return exists(
+        select(literal(1)).where(
+            SIBLING.c.portal == lane.c.portal,
+            SIBLING.c.stopped_by.is_not(None),
+            is_stopped(SIBLING),
+        )
+    )
+
+
+def _is_asleep() -> ColumnElement[bool]:
+    """Whether a lane may be woken before its time; one that rests has a reason to."""
+    return or_(
+        lane.c.next_due_at.is_(None),
+        and_(
+            lane.c.next_due_at > _now,
+            or_(lane.c.rests_until.is_(None), lane.c.rests_until <= _now),
+        ),
     )
 
 
@@ -62,79 +95,101 @@ def wake(connection: Connection, code: str | None = None) -> int:
 
     Shape: the number of lanes marked, of one portal or of all.
     Writes: lane, where it is not due and its portal is active; and a lane that rows name and that
-    its portal does not have yet.
+    their portal does not have yet.
     """
-    _complete(connection, code)
-    in_doubt = exists(select(literal(1)).where(_doubtful(), batch.c.quiet_until <= now_ms()))
-    asleep = select(lane.c.portal, lane.c.lane).where(
-        or_(lane.c.next_due_at.is_(None), lane.c.next_due_at > now_ms()),
-        _is_active(),
-        or_(has_due(), in_doubt),
-    )
+    # No code is empty: it is where the search of an index begins.
+    its = outbox.c.portal > "" if code is None else outbox.c.portal == code
+    condition = and_(_is_ready, its)
+    named = distinct_pairs(connection, outbox.c.portal, outbox.c.lane, condition)
+    is_its = and_(lane.c.portal == named.c.first, lane.c.lane == named.c.second)
     if code is not None:
-        asleep = asleep.where(lane.c.portal == code)
-    found = connection.execute(asleep).all()
-    if not found:
-        return 0
-    # An idle lane enters at the present, or it would be owed for the time it had nothing to do.
-    present = connection.execute(
-        select(func.min(lane.c.vtime)).where(lane.c.next_due_at.is_not(None))
-    ).scalar()
-    floor = float(present or 0.0)
-    for name, number in found:
-        connection.execute(
-            update(lane)
-            .where(lane.c.portal == name, lane.c.lane == number)
-            .values(
-                next_due_at=now_ms(),
-                wake_seq=lane.c.wake_seq + 1,
-                vtime=case((lane.c.vtime < floor, floor), else_=lane.c.vtime),
+        is_its = and_(is_its, lane.c.portal == code)
+    # Where no lane is, the condition speaks of none: such a lane has rows that may be due.
+    with_rows = (
+        select(named.c.first, named.c.second, lane.c.portal.is_(None).label("is_missing"))
+        .join(portal, portal.c.code == named.c.first)
+        .outerjoin(lane, is_its)
+        .where(
+            or_(
+                lane.c.portal.is_(None),
+                and_(_is_asleep(), portal.c.state == str(PortalState.ACTIVE), has_due()),
             )
         )
-    return len(found)
+    )
+    found = connection.execute(with_rows).all()
+    missing = [{"portal": name, "lane": number} for name, number, is_missing in found if is_missing]
+    insert_missing(connection, lane, missing)
+    asleep = [(name, number) for name, number, _ in found]
+    return _mark(connection, [*asleep, *_in_doubt(connection, code)])
 
 
-def _complete(connection: Connection, code: str | None) -> None:
-    """Make the lanes that ready rows of known portals name, or nobody would ever drain them.
-
-    From each lane one look at the index finds the next one that has rows, however many there are.
-    """
-    before = union_all(
-        select(lane.c.portal, lane.c.lane), select(portal.c.code, literal(-1))
-    ).subquery("before")
-    following = (
-        select(func.min(outbox.c.lane))
+def _in_doubt(connection: Connection, code: str | None) -> Sequence[tuple[str, int]]:
+    """Lanes asleep with a batch in doubt that can be looked for, found by the index of open ones."""
+    statement = (
+        select(lane.c.portal, lane.c.lane)
+        .join(batch, and_(batch.c.portal == lane.c.portal, batch.c.lane == lane.c.lane))
         .where(
-            outbox.c.portal == before.c.portal,
-            outbox.c.lane > before.c.lane,
-            outbox.c.state == RowState.READY,
+            batch.c.closed_at.is_(None),
+            batch.c.state == str(BatchState.DOUBT),
+            batch.c.quiet_until <= _now,
+            _is_asleep(),
+            _is_active(),
         )
-        .scalar_subquery()
     )
-    named = select(before.c.portal, following.label("lane")).subquery("named")
-    is_there = exists(
-        select(literal(1)).where(lane.c.portal == named.c.portal, lane.c.lane == named.c.lane)
-    )
-    missing = select(named).distinct().where(named.c.lane.is_not(None), ~is_there)
-    if code is not None:
-        missing = missing.where(named.c.portal == code)
-    while found := connection.execute(missing).all():
-        insert_missing(connection, lane, [{"portal": p, "lane": number} for p, number in found])
+    statement = statement.where(batch.c.portal > "" if code is None else batch.c.portal == code)
+    return [(name, number) for name, number in connection.execute(statement)]
 
 
-def due(connection: Connection, code: str | None = None) -> int:
-    """How many lanes could be taken now.
+def _mark(connection: Connection, found: Collection[tuple[str, int]]) -> int:
+    """Make lanes due now; how many."""
+    by_number: dict[int, list[str]] = {}
+    for name, number in sorted(set(found)):
+        by_number.setdefault(number, []).append(name)
+    woken = 0
+    for number, names in by_number.items():
+        for start in range(0, len(names), CHUNK):
+            woken += connection.execute(
+                update(lane)
+                .where(
+                    lane.c.portal.in_(names[start : start + CHUNK]),
+                    lane.c.lane == number,
+                    _is_active(),
+                )
+                .values(next_due_at=_now, wake_seq=lane.c.wake_seq + 1)
+            ).rowcount
+    return woken
+
+
+def ring(connection: Connection, mine: Lane, *, owned_too: bool) -> int:
+    """Wake the other lanes of a portal, whose rows may wait no longer for those of this one.
+
+    ``owned_too``: also those at work, which may have looked before; their owners look again.
+    Shape: the number of lanes.
+    Writes: lane.
+    """
+    is_meant = _is_asleep()
+    if owned_too:
+        is_meant = or_(is_meant, lane.c.lease_until >= _now)
+    return connection.execute(
+        update(lane)
+        .where(lane.c.portal == mine.tenant.code, lane.c.lane != mine.lane, is_meant, has_due())
+        .values(
+            next_due_at=case((lane.c.next_due_at <= _now, lane.c.next_due_at), else_=_now),
+            wake_seq=lane.c.wake_seq + 1,
+        )
+    ).rowcount
+
+
+def due(connection: Connection, code: str | None = None, *, limit: int = 1000) -> int:
+    """How many lanes could be taken now, counted up to a limit.
 
     Writes: nothing.
     """
-    statement = (
-        select(func.count())
-        .select_from(lane)
-        .where(lane.c.next_due_at <= now_ms(), _is_free(), _is_active())
-    )
+    some = select(literal(1)).where(lane.c.next_due_at <= _now, _is_free(), _is_active())
     if code is not None:
-        statement = statement.where(lane.c.portal == code)
-    return int(connection.execute(statement).scalar_one())
+        some = some.where(lane.c.portal == code)
+    counted = some.select_from(lane).limit(limit).subquery()
+    return int(connection.execute(select(func.count()).select_from(counted)).scalar_one())
 
 
 def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
@@ -142,20 +197,22 @@ def next_due_ms(connection: Connection, code: str | None = None) -> int | None:
 
     Writes: nothing.
     """
-    at = case(
-        (
-            and_(lane.c.breaker_until.is_not(None), lane.c.breaker_until > lane.c.next_due_at),
-            lane.c.breaker_until,
-        ),
-        else_=lane.c.next_due_at,
-    )
-    statement = select(func.min(at), now_ms()).where(
-        lane.c.next_due_at.is_not(None), _is_active(), ~is_stopped()
-    )
+    may_be = [_is_active(), ~_stands_still()]
     if code is not None:
-        statement = statement.where(lane.c.portal == code)
-    first, now = connection.execute(statement).one()
-    return None if first is None else max(0, int(first) - int(now))
+        may_be.append(lane.c.portal == code)
+    at, until = lane.c.next_due_at, lane.c.breaker_until
+    # The first by the index; those that a breaker keeps away longer are few.
+    usual = select(at).where(at.is_not(None), or_(until.is_(None), until <= at), *may_be)
+    struck = select(until).where(until > at, *may_be)
+    first, kept, now = connection.execute(
+        select(
+            usual.order_by(at).limit(1).scalar_subquery(),
+            struck.order_by(until).limit(1).scalar_subquery(),
+            _now,
+        )
+    ).one()
+    times = [int(time) - int(now) for time in (first, kept) if time is not None]
+    return max(0, min(times)) if times else None
 
 
 def take(
@@ -176,19 +233,20 @@ def take(
     if found is None:
         return None
     crashes = 0 if found["lease_until"] is None else found["crashes"] + 1
+    begun, present = fairness.begin(found["vtime"], found["present"]), found["present"]
     taken = connection.execute(
-        update(lane)
-        .where(
-            lane.c.portal == found["portal"],
-            lane.c.lane == found["lane"],
-            lane.c.lease_epoch == found["lease_epoch"],
-        )
-        .values(
-            lease_epoch=lane.c.lease_epoch + 1,
-            lease_until=now_ms() + lease_ms,
-            lease_owner=owner[:255],
-            crashes=crashes,
-        )
+        _owned,
+        {
+            "its_portal": found["portal"],
+            "its_lane": found["lane"],
+            "its_epoch": found["lease_epoch"],
+            "for_ms": lease_ms,
+            "new_owner": owner[:255],
+            "in_a_row": crashes,
+            "begun": begun,
+            # Only what tells of a later present is written anew: an index stands on it.
+            "its_turn": begun if begun > present else found["turn"],
+        },
     )
     if taken.rowcount != 1:
         return None
@@ -204,7 +262,62 @@ def take(
         crashes=crashes,
         suspects=tuple(found["suspects"] or ()),
         is_silent=found["breaker"] == SILENT,
+        lanes=found["lanes"],
+        sharing=found["sharing"],
     )
+
+
+_present = (
+    select(func.max(SERVED.c.turn))
+    .where(SERVED.c.priority == lane.c.priority)
+    .correlate(lane)
+    .scalar_subquery()
+    .label("present")
+)
+"""The largest virtual time at which a slice of this priority began; an index ends with it."""
+
+
+def _of_portal(what: ColumnElement[int]) -> ColumnElement[int]:
+    counted = select(what).where(SIBLING.c.portal == lane.c.portal).correlate(lane)
+    return counted.scalar_subquery()
+
+
+_whole_lane = select(
+    lane,
+    _present,
+    _of_portal(func.count()).label("lanes"),
+    _of_portal(func.count(SIBLING.c.next_due_at)).label("sharing"),
+)
+
+
+_owned = (
+    update(lane)
+    .where(
+        lane.c.portal == bindparam("its_portal"),
+        lane.c.lane == bindparam("its_lane"),
+        lane.c.lease_epoch == bindparam("its_epoch"),
+    )
+    .values(
+        lease_epoch=lane.c.lease_epoch + 1,
+        lease_until=_now + bindparam("for_ms"),
+        lease_owner=bindparam("new_owner"),
+        crashes=bindparam("in_a_row"),
+        vtime=bindparam("begun"),
+        turn=bindparam("its_turn"),
+    )
+)
+_is_takeable = and_(lane.c.next_due_at <= _now, _is_free(), _is_active())
+_fairest = (
+    select(lane.c.portal, lane.c.lane)
+    .where(_is_takeable)
+    .order_by(lane.c.priority, lane.c.vtime, lane.c.portal)
+    .limit(literal_column(str(CANDIDATES)))
+)
+_this_one = skip_locked(
+    _whole_lane.where(
+        lane.c.portal == bindparam("its_portal"), lane.c.lane == bindparam("its_lane"), _is_takeable
+    )
+)
 
 
 def _locked(
@@ -214,16 +327,14 @@ def _locked(
 
     Ordered and locked in one statement, MariaDB and MySQL lock every lane that they sort.
     """
-    is_takeable = and_(lane.c.next_due_at <= now_ms(), _is_free(), _is_active())
-    fairest = select(lane.c.portal, lane.c.lane).where(is_takeable)
+    fairest = _fairest
     if code is not None:
         fairest = fairest.where(lane.c.portal == code)
     for name, number in without:
         fairest = fairest.where(or_(lane.c.portal != name, lane.c.lane != number))
-    fairest = fairest.order_by(lane.c.priority, lane.c.vtime, lane.c.portal).limit(CANDIDATES)
     for name, number in connection.execute(fairest).all():
-        this = select(lane).where(lane.c.portal == name, lane.c.lane == number, is_takeable)
-        found = connection.execute(skip_locked(this)).mappings().first()
+        key = {"its_portal": name, "its_lane": number}
+        found = connection.execute(_this_one, key).mappings().first()
         if found is not None:
             return found
     return None

@@ -24,6 +24,7 @@ class Tenant:
 
     ``token_version`` says which pair of tokens ``secret`` is; ``token_is_over``, that its access
     token was refused or has ended.
+    ``weight`` is its share of the workers, beside the others' one.
     ``moved_from`` is the trail of its addresses before, the newest first, as ``core.hosts`` has it.
     ``method_limit_s``: the time of one method, where the portal's policy says so; 0, nobody counts.
     Units: ``rate_x`` requests, ``rate_y`` requests per second, ``server_max_s`` seconds,
@@ -39,6 +40,7 @@ class Tenant:
     rate_x: float
     rate_y: float
     server_max_s: int
+    weight: float = 1.0
     halt: HaltMode = HaltMode.INDEPENDENT
     token_version: int = 0
     token_is_over: bool = False
@@ -77,7 +79,8 @@ def tenant(connection: Connection, code: str) -> Tenant:
         rate_x=row["rate_x"],
         rate_y=row["rate_y"],
         server_max_s=row["server_max_s"],
-        halt=_halt(row["policy"]),
+        weight=row["weight"],
+        halt=halt_of(row["policy"]),
         token_version=row["token_version"],
         token_is_over=bool(row["token_is_over"]),
         moved_from=row["moved_from"],
@@ -94,7 +97,7 @@ def _method_limit_s(policy: object) -> float | None:
     return float(named) if 0 <= named < MOST_S else None
 
 
-def _halt(policy: object) -> HaltMode:
+def halt_of(policy: object) -> HaltMode:
     """The halt mode that a portal's policy names; what nobody understands is the usual one."""
     named = policy.get("halt") if is_mapping(policy) else None
     return next((mode for mode in HaltMode if mode == named), HaltMode.INDEPENDENT)

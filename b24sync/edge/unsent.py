@@ -33,7 +33,8 @@ def set_aside(connection: Connection, plan: Plan, rows: Mapping[int, Row]) -> No
 
     Writes: outbox (held, postponed), and result, dead, outbox for rows that end here.
     """
-    hold(connection, plan.waiting)
+    if plan.waiting:
+        hold(connection, rows[plan.waiting[0].row_id].portal, plan.waiting)
     postpone(connection, plan.postponed)
     ended = [refused(refusal, rows) for refusal in plan.refusals]
     for closing in plan.closing:

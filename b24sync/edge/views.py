@@ -48,7 +48,7 @@ STOPPER = outbox.alias("stopper")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortalView:
-    """One portal as its row says; ``halt`` is the mode of its policy, ``None`` if that names none.
+    """One portal as its row says; ``weight`` is its share of the workers, ``halt`` is the mode of its policy, ``None`` if that names none.
 
     ``probes`` counts how often it was asked since it was stopped; ``moved_from`` are its addresses
     before, the newest first.
@@ -69,6 +69,8 @@ class PortalView:
     state: str
     reason: str | None
     state_at_ms: int
+    weight: float = 1.0
+    shards: int = 1
     halt: str | None = None
     state_age_ms: int = 0
     next_probe_ms: int | None = None
@@ -264,6 +266,8 @@ def portals(connection: Connection) -> tuple[PortalView, ...]:
             state=row["state"],
             reason=row["state_reason"],
             state_at_ms=row["state_at"],
+            weight=row["weight"],
+            shards=row["shards"],
             halt=_halt(row["policy"]),
             state_age_ms=max(0, row["now"] - row["state_at"]),
             next_probe_ms=(

@@ -1,6 +1,6 @@
 """Rows that wait: behind an earlier row, for the id of another entity, or for a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,18 +24,65 @@ from sqlalchemy import (
 from b24sync.core.lifecycle import RowEvent
 from b24sync.core.model import Postponed, RowState, Waiting
 from b24sync.core.settlement import Settlement
-from b24sync.edge.database import now_ms
-from b24sync.edge.guards import is_behind, lists_of, row_guard
+from b24sync.edge.database import now_ms, skip_locked
+from b24sync.edge.guards import is_behind, lists_of, of_entities, row_guard
 from b24sync.edge.lists import Listed, Spread, among, each_of
 from b24sync.edge.tables import link, outbox
 
+SOON_MS = 100
+"""When a row is looked at again whose way is being cleared at this very moment."""
 
-def hold(connection: Connection, waiting: Sequence[Waiting]) -> None:
+
+def firsts(
+    connection: Connection, code: str, entities: Collection[tuple[str, str]]
+) -> Mapping[tuple[str, str], int]:
+    """The first unfinished row of each of these entities that has any.
+
+    Writes: nothing.
+    """
+    if not entities:
+        return {}
+    found = connection.execute(
+        select(outbox.c.kind, outbox.c.entity_key, func.min(outbox.c.id))
+        .where(outbox.c.portal == code, of_entities(outbox.c.kind, outbox.c.entity_key, entities))
+        .group_by(outbox.c.kind, outbox.c.entity_key)
+    )
+    return {(kind, key): number for kind, key, number in found}
+
+
+def keep(connection: Connection, ids: Collection[int]) -> frozenset[int]:
+    """Those of these rows that stay until the end of the transaction.
+
+    Whoever settles a row locks it first and releases afterwards what waited for it: as long as it is
+    kept here, nobody has looked for what is about to wait. One that somebody else has locked is
+    not waited for; it may be leaving.
+    Writes: nothing.
+    """
+    if not ids:
+        return frozenset()
+    there = select(outbox.c.id).where(outbox.c.id.in_(sorted(ids))).order_by(outbox.c.id)
+    kept = connection.execute(skip_locked(there)).all()
+    return frozenset(int(str(row[0])) for row in kept)
+
+
+def hold(connection: Connection, code: str, waiting: Sequence[Waiting]) -> None:
     """Hold rows until the entity that they refer to has an id.
 
-    Writes: outbox, ready to held.
+    A row whose entity is getting one at this moment, in another lane, looks again soon.
+    Writes: outbox, ready to held; the due time of ready rows.
     """
     if not waiting:
+        return
+    arriving = _arriving(connection, code, {(row.target.kind, row.target.key) for row in waiting})
+    again = [row for row in waiting if (row.target.kind, row.target.key) in arriving]
+    if again:
+        connection.execute(
+            update(outbox)
+            .where(outbox.c.id.in_([row.row_id for row in again]), outbox.c.state == RowState.READY)
+            .values(due_at=now_ms() + SOON_MS)
+        )
+    held = [row for row in waiting if (row.target.kind, row.target.key) not in arriving]
+    if not held:
         return
     statement = (
         update(outbox)
@@ -54,9 +101,29 @@ def hold(connection: Connection, waiting: Sequence[Waiting]) -> None:
                 "target": waits_for(row.target.kind, row.target.key),
                 "reason": _why(row),
             }
-            for row in waiting
+            for row in held
         ],
     )
+
+
+def _arriving(
+    connection: Connection, code: str, targets: Collection[tuple[str, str]]
+) -> Collection[tuple[str, str]]:
+    """The entities whose row is being settled now, or whose link was written a moment ago."""
+    there = firsts(connection, code, targets)
+    kept = keep(connection, there.values())
+    unsure = {target for target in targets if there.get(target) not in kept}
+    if not unsure:
+        return unsure
+    linked = connection.execute(
+        select(link.c.kind, link.c.entity_key).where(
+            link.c.portal == code,
+            link.c.remote_id.is_not(None),
+            of_entities(link.c.kind, link.c.entity_key, unsure),
+        )
+    )
+    known = {(kind, key) for kind, key in linked}
+    return {target for target in unsure if target in there or target in known}
 
 
 def _why(row: Waiting) -> str:

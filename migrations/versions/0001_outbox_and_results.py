@@ -131,6 +131,7 @@ def _portal() -> None:
         sa.Column("rate_y", sa.Double(), nullable=False, server_default="2"),
         sa.Column("server_max_s", sa.Integer(), nullable=False, server_default="60"),
         sa.Column("weight", sa.Double(), nullable=False, server_default="1"),
+        sa.Column("shards", sa.SmallInteger(), nullable=False, server_default="1"),
         sa.Column("state", sa.String(16), nullable=False, server_default="active"),
         sa.Column("state_reason", sa.Text()),
         sa.Column("state_at", sa.BigInteger(), nullable=False, server_default=_now()),
@@ -147,6 +148,7 @@ def _portal() -> None:
             "rate": "rate_x > 0 AND rate_y > 0",
             "server_max_s": "server_max_s > 0",
             "weight": "weight > 0",
+            "shards": "shards BETWEEN 1 AND 16",
             "a_pause_has_a_reason": "state = 'active' OR state_reason IS NOT NULL",
             "secret_with_key_id": "(secret IS NULL) = (secret_key_id IS NULL)",
         },
@@ -155,16 +157,17 @@ def _portal() -> None:
 
 
 def _lane() -> None:
-    """Scheduling state; fillfactor 50 keeps its updates off the index."""
+    """Scheduling state; fillfactor 50 leaves room for its updates."""
     _create(
         "lane",
         sa.Column("portal", _exact(64), nullable=False),
         sa.Column("lane", sa.SmallInteger(), nullable=False),
         sa.Column("next_due_at", sa.BigInteger()),
+        sa.Column("rests_until", sa.BigInteger()),
         sa.Column("wake_seq", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("priority", sa.SmallInteger(), nullable=False, server_default="0"),
-        sa.Column("weight", sa.Double(), nullable=False, server_default="1"),
         sa.Column("vtime", sa.Double(), nullable=False, server_default="0"),
+        sa.Column("turn", sa.Double(), nullable=False, server_default="0"),
         sa.Column("lease_epoch", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("lease_until", sa.BigInteger()),
         sa.Column("lease_owner", sa.String(255)),
@@ -183,13 +186,17 @@ def _lane() -> None:
             "breaker": "breaker IN ('closed', 'open', 'half_open')",
             "no_half_lease": "(lease_until IS NULL) = (lease_owner IS NULL)",
             "breaker_until": "breaker = 'closed' OR breaker_until IS NOT NULL",
-            "weight": "weight > 0",
             "lane": "lane >= 0",
         },
         valid_json=["first_rows", "suspects"],
         storage={"fillfactor": "50"},
     )
-    _index("lane", "due", ["priority", "vtime"], where="next_due_at IS NOT NULL")
+    if _partial():
+        _index("lane", "due", ["priority", "vtime"], where="next_due_at IS NOT NULL")
+    else:
+        _index("lane", "order", ["priority", "vtime", "portal", "next_due_at"])
+    _index("lane", "next", ["next_due_at"])
+    _index("lane", "turn", ["priority", "turn"])
 
 
 def _sqlite_types() -> dict[str, str]:
@@ -315,7 +322,7 @@ def _batch() -> None:
     if _partial():
         _index("batch", "open", ["portal", "lane"], where="closed_at IS NULL")
     else:
-        _index("batch", "closed", ["portal", "lane", "closed_at"])
+        _index("batch", "closed", ["closed_at", "portal", "lane"])
 
 
 def _result() -> None:

@@ -181,6 +181,59 @@ def test_a_halt_mode_is_set_shown_and_taken_back(cli: Cli, acme: Sandbox) -> Non
     assert after.document["halt"] is None
 
 
+def test_shards_and_weight_are_set_and_shown(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """Each alone or both; what is not named stays."""
+    assert acme.requests() == []
+
+    shards = cli("portal", "set", "acme", "--shards", "2")
+    weight = cli("portal", "set", "acme", "--weight", "2.5", "--json")
+    listed = cli("portal", "list")
+
+    assert (shards.code, shards.out) == (0, "the portal acme has 2 shards and a weight of 1\n")
+    assert weight.document == {"portal": "acme", "shards": 2, "weight": 2.5}
+    assert "acme: 2 shards and a weight of 2.5" in listed.out
+    row = one(sqlite_engine, tables.portal)
+    assert (row["shards"], row["weight"]) == (2, 2.5)
+
+
+def test_strict_and_several_shards_exclude_each_other(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine
+) -> None:
+    """A portal that stops at the first failure has one request in flight; each says what to do."""
+    assert acme.requests() == []
+    cli("portal", "set", "acme", "--shards", "2")
+
+    strict = cli("portal", "set", "acme", "--halt", "strict")
+    run = cli("sync", "--halt", "strict")
+    cli("portal", "set", "acme", "--shards", "1")
+    cli("portal", "set", "acme", "--halt", "strict")
+    shards = cli("portal", "set", "acme", "--shards", "2")
+
+    assert (strict.code, run.code, shards.code) == (2, 2, 2)
+    assert "b24sync portal set acme --shards 1" in strict.err
+    assert "b24sync portal set acme --shards 1" in run.err
+    assert "--halt chain" in shards.err
+    assert one(sqlite_engine, tables.portal)["shards"] == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--shards", "0"], ["--shards", "17"], ["--weight", "0"], ["--weight", "nan"], []]
+)
+def test_a_share_that_makes_no_sense_is_refused(
+    cli: Cli, acme: Sandbox, sqlite_engine: Engine, options: list[str]
+) -> None:
+    """Exit code 2, and nothing changes."""
+    assert acme.requests() == []
+
+    ran = cli("portal", "set", "acme", *options)
+
+    row = one(sqlite_engine, tables.portal)
+    assert ran.code == 2
+    assert (row["shards"], row["weight"]) == (1, 1)
+
+
 def test_an_unknown_halt_mode_is_answered_with_the_known_ones(
     cli: Cli, acme: Sandbox, sqlite_engine: Engine
 ) -> None:

@@ -139,15 +139,108 @@ def test_priority_goes_before_fairness(engine: Engine) -> None:
 
 
 def test_a_lane_that_was_idle_enters_at_the_present(engine: Engine) -> None:
-    """Otherwise it would be owed a year of service and starve everybody else."""
-    add_portal(engine, "busy", next_due_at=0, vtime=1000)
+    """It goes first, and once: it is owed a slice, and not a year of service."""
+    add_portal(engine, "busy", next_due_at=0, vtime=990, turn=1000)
     add_portal(engine, "idle", vtime=3)
     add_rows(engine, "k", portal="idle")
+    woken = _wake(engine)
+
+    first = taken(engine)
+    _release(engine, first, served=31)
+    second = taken(engine)
+
+    assert woken == 1
+    assert (first.tenant.code, second.tenant.code) == ("idle", "busy")
+    assert _lane(engine, "idle")["vtime"] == 1000 - 30 + 31
+
+
+def test_the_present_is_where_the_last_slice_began(engine: Engine) -> None:
+    """Lanes that were not served do not hold it back, and another priority has a present of its own."""
+    add_portal(engine, "busy", next_due_at=0, vtime=500)
+    add_portal(engine, "paused", vtime=1, next_due_at=0, state="paused", state_reason="by hand")
+    add_portal(engine, "urgent", vtime=9000, turn=9000, priority=-1)
+
+    mine = taken(engine)
+    change(engine, tables.lane, {"next_due_at": 0, "vtime": 2}, portal="urgent")
+    urgent = taken(engine)
+
+    assert (mine.tenant.code, urgent.tenant.code) == ("busy", "urgent")
+    assert (_lane(engine, "busy")["turn"], _lane(engine, "busy")["vtime"]) == (500, 500)
+    assert (_lane(engine, "urgent")["turn"], _lane(engine, "urgent")["vtime"]) == (9000, 8970)
+
+
+def test_the_shards_of_a_portal_have_its_one_share(engine: Engine) -> None:
+    """Two lanes with something to do are each charged double, one alone is not."""
+    add_portal(engine, next_due_at=0)
+    with writing(engine) as connection:
+        for number, due_at in ((1, 0), (2, None)):
+            connection.execute(
+                tables.lane.insert().values(portal="default", lane=number, next_due_at=due_at)
+            )
+
+    both = taken(engine)
+    _release(engine, both, served=10)
+    change(engine, tables.lane, {"next_due_at": None}, lane=0)
+    alone = taken(engine)
+    _release(engine, alone, served=10)
+
+    lanes_now = [(row["lane"], row["vtime"]) for row in rows_of(engine, tables.lane)]
+    assert ((both.lanes, both.sharing), (alone.lanes, alone.sharing)) == ((3, 2), (3, 1))
+    assert lanes_now == [(0, 20), (1, 10), (2, 0)]
+
+
+def test_a_lane_that_rests_is_not_woken_before_its_time(engine: Engine) -> None:
+    """Its rate is used up, whatever rows there are; afterwards new rows wake it again."""
+    add_portal(engine, next_due_at=0)
+    add_rows(engine, "k")
+    mine = taken(engine)
+    _release(engine, mine, rest_ms=60_000)
+
+    early = _wake(engine)
+    change(engine, tables.lane, {"rests_until": 1})
+    later = _wake(engine)
+
+    assert (early, later) == (0, 1)
+
+
+def test_many_lanes_are_woken_at_once(engine: Engine) -> None:
+    """However many statements that takes, each lane is woken once, and those without rows are not."""
+    names = [f"p{number:04}" for number in range(1100)]
+    with writing(engine) as connection:
+        connection.execute(
+            tables.portal.insert(), [{"code": name, "base_url": "https://x"} for name in names]
+        )
+        connection.execute(
+            tables.outbox.insert(),
+            [
+                {"portal": name, "kind": "contact", "entity_key": "k", "operation": "delete"}
+                for name in names[50:]
+            ],
+        )
 
     woken = _wake(engine)
 
-    assert woken == 1
-    assert _lane(engine, "idle")["vtime"] == 1000
+    due = [row["portal"] for row in rows_of(engine, tables.lane) if row["next_due_at"]]
+    assert woken == 1050
+    assert due == names[50:]
+    assert _wake(engine) == 0
+
+
+def test_a_stop_in_one_lane_stops_the_portal(engine: Engine) -> None:
+    """In the mode ``strict`` nothing goes on beside a row that somebody must decide on."""
+    add_portal(engine, next_due_at=0)
+    add_portal(engine, "other", next_due_at=0)
+    (row_id,) = add_rows(engine, "k", state="held")
+    with writing(engine) as connection:
+        connection.execute(tables.lane.insert().values(portal="default", lane=1, next_due_at=0))
+    change(engine, tables.lane, {"stopped_by": row_id}, portal="default", lane=0)
+
+    stopped = [taken(engine).tenant.code, maybe_taken(engine)]
+    change(engine, tables.outbox, {"state": "ready"}, id=row_id)
+    goes_on = {taken(engine).lane, taken(engine).lane}
+
+    assert stopped == ["other", None]
+    assert goes_on == {0, 1}
 
 
 def test_rows_of_a_lane_that_nobody_noticed_are_found(engine: Engine) -> None:
@@ -316,8 +409,12 @@ def test_strikes_end_when_the_portal_is_reached(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     ("dues", "expected"),
-    [([700_000, 500_000], 500_000), ([], None)],
-    ids=["the earliest row", "no rows"],
+    [
+        ([7 * 10**15, 5 * 10**15], 5 * 10**15),
+        ([7 * 10**15, 500_000], 500_000),
+        ([], None),
+    ],
+    ids=["the earliest row", "a row that is due", "no rows"],
 )
 def test_a_released_lane_is_due_when_the_first_of_its_rows_is(
     engine: Engine, dues: list[int], expected: int | None

@@ -108,7 +108,7 @@ def _release(connection: Connection, _mine: Lane, _row_id: int, _batch_id: int) 
 
 
 def _hold(connection: Connection, _mine: Lane, row_id: int, _batch_id: int) -> None:
-    hold(connection, [Waiting(row_id=row_id, target=Ref("company", "parent"))])
+    hold(connection, "default", [Waiting(row_id=row_id, target=Ref("company", "parent"))])
 
 
 def _stop(connection: Connection, _mine: Lane, row_id: int, batch_id: int) -> None:

@@ -113,7 +113,7 @@ HALF_STATES: tuple[tuple[str, str, Mapping[str, object]], ...] = (
     ("lane", "no_half_lease", {"lease_until": 1}),
     ("lane", "no_half_lease", {"lease_owner": "w1"}),
     ("lane", "breaker_until", {"breaker": "open"}),
-    ("lane", "weight", {"weight": 0}),
+    ("portal", "shards", {"shards": 17}),
     ("lane", "lane", {"lane": -1}),
     ("outbox", "operation", {"operation": "poke", "fields": {}}),
     ("outbox", "state", {"state": "gone"}),

@@ -210,7 +210,7 @@ def test_a_row_is_held_with_the_entity_it_waits_for(portal: Engine) -> None:
     (child,) = add_rows(portal, "child")
 
     with writing(portal) as connection:
-        hold(connection, [Waiting(row_id=child, target=Ref("company", "acme"))])
+        hold(connection, "default", [Waiting(row_id=child, target=Ref("company", "acme"))])
 
     row = one(portal, tables.outbox)
     assert row["state"] == "held"
@@ -226,6 +226,7 @@ def test_a_long_wait_says_why_it_may_be_long(portal: Engine) -> None:
     with writing(portal) as connection:
         hold(
             connection,
+            "default",
             [
                 Waiting(row_id=short, target=Ref("company", "acme"), reason=why),
                 Waiting(row_id=long, target=Ref("company", "acme"), reason="x" * 500),
@@ -242,8 +243,8 @@ def test_only_ready_rows_are_held(portal: Engine) -> None:
     rows = add_rows(portal, "a", state="parked")
 
     with writing(portal) as connection:
-        hold(connection, [Waiting(row_id=rows[0], target=Ref("company", "acme"))])
-        hold(connection, [])
+        hold(connection, "default", [Waiting(row_id=rows[0], target=Ref("company", "acme"))])
+        hold(connection, "default", [])
 
     assert states(portal) == {"a": "parked"}
 
