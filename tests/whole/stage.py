@@ -142,7 +142,11 @@ class Stage:
         for name in names:
             self.start_worker(name, *embedded, pool=pool)
         if not embedded:
-            self._celery("beat", "beat", *schedule)
+            self.start_beat()
+
+    def start_beat(self) -> None:
+        """Start a beat of its own."""
+        self._celery("beat", "beat", "-s", str(self.home / "schedule"))
 
     def start_worker(self, name: str, *options: str, pool: str) -> None:
         """Start one worker of two slots."""
