@@ -157,7 +157,7 @@ def _read(
     """Rows of a lane, as plain dicts: each is asked for two dozen names."""
     answer = connection.execute(statement, {"code": mine.tenant.code, "number": mine.lane, **given})
     names = tuple(answer.keys())
-    return [dict(zip(names, row, strict=True)) for row in answer]
+    return [dict(zip(names, row, strict=True)) for row in answer.all()]
 
 
 @lru_cache

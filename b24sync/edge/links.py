@@ -38,7 +38,7 @@ def read_links(
             state=LinkState(state),
             sent=sent,
         )
-        for kind, key, remote_id, generation, state, sent in found
+        for kind, key, remote_id, generation, state, sent in found.all()
     }
 
 
@@ -192,7 +192,7 @@ def _holders(
     lists = lists_of(pairs)
     held = _held_by(len(lists) // 2)
     found = connection.execute(held, {"code": made[0].row.portal, **lists})
-    return first | {(kind, remote_id): key for kind, remote_id, key in found}
+    return first | {(kind, remote_id): key for kind, remote_id, key in found.all()}
 
 
 @lru_cache(maxsize=64)

@@ -255,8 +255,6 @@ lane = Table(
     Column("lease_until", BigInteger),
     Column("lease_owner", String(255)),
     Column("open_batch_id", BigInteger),
-    Column("scan_floor", BigInteger, nullable=False, server_default="0"),
-    Column("swept_at", BigInteger, nullable=False, server_default="0"),
     Column("breaker", String(16), nullable=False, server_default="closed"),
     Column("breaker_until", BigInteger),
     Column("fail_streak", Integer, nullable=False, server_default="0"),

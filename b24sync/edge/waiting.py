@@ -224,7 +224,7 @@ def release(
     found = connection.execute(
         _releasable(kinds, waits=bool(targets)), {"code": code, "targets": targets, **lists}
     )
-    ids = [row_id for row_id in found.scalars() if row_id is not None]
+    ids = [row_id for row_id in found.scalars().all() if row_id is not None]
     if not ids:
         return 0
     return connection.execute(_RELEASE, {"ids": ids}).rowcount

@@ -172,8 +172,6 @@ def _lane() -> None:
         sa.Column("lease_until", sa.BigInteger()),
         sa.Column("lease_owner", sa.String(255)),
         sa.Column("open_batch_id", sa.BigInteger()),
-        sa.Column("scan_floor", sa.BigInteger(), nullable=False, server_default="0"),
-        sa.Column("swept_at", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("breaker", sa.String(16), nullable=False, server_default="closed"),
         sa.Column("breaker_until", sa.BigInteger()),
         sa.Column("fail_streak", sa.Integer(), nullable=False, server_default="0"),
