@@ -9,7 +9,7 @@ From this follows how long a lane waits (``longest_wait_s``). A lane that comes 
 having had nothing to do for a while stands before all that were being served: each other lane is
 served at most once before it, whoever floods. A lane that is always busy has its share by weight: while
 it waits, another is served at most its own weight times ``CREDIT_S`` and the virtual length of the
-waiting lane's last slice, and one slice.
+waiting lane's last slice, and two slices: the one that it is at, and the one that passes the mark.
 
 Source: Goyal, Vin, Cheng, "Start-time Fair Queueing" (SIGCOMM 1996); the credit is ours, because
 a lane is served by one worker at a time and cannot always take what it is owed.
