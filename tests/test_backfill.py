@@ -26,13 +26,14 @@ from b24sync.backfill import (
 )
 from b24sync.core.backfilling import BELOW_ALL, BackfillState, Recipe
 from b24sync.core.errors import BackfillError
+from b24sync.core.shards import shard_of
 from b24sync.drain import Order, drain
 from b24sync.edge import tables
 from b24sync.edge.database import make_engine, reading, writing
 from b24sync.world import World
 from tests.apps.filled import Sessions
 from tests.fakes import ScriptedPortal
-from tests.house import Clerk, add_portal, commands_of, in_threads, one, rows_of, world_of
+from tests.house import Clerk, add_portal, change, commands_of, in_threads, one, rows_of, world_of
 from tests.shop import Base, Company, Customer, Member, Seat
 
 FIRMS = "SELECT id, code, name FROM shop_company"
@@ -207,6 +208,25 @@ def test_no_more_wait_than_may_and_one_step(shop: Engine) -> None:
     results = rows_of(shop, tables.result)
     assert sorted(row["entity_key"] for row in results) == sorted(f"f{n}" for n in range(1, 91))
     assert {row["outcome"] for row in results} == {"applied"}
+
+
+def test_filled_rows_are_shared_out_among_the_lanes_of_their_portal(shop: Engine) -> None:
+    """As live ones are; and those of all its lanes count as waiting."""
+    change(shop, tables.portal, {"shards": 3}, code="default")
+    with writing(shop) as connection:
+        connection.execute(insert(tables.lane), [{"portal": "default", "lane": n} for n in (1, 2)])
+    world = world_of(shop)
+    _firms(shop, 40)
+    start(world, _of_firms(step=10, most_waiting=20))
+
+    fed = _feed(world)
+
+    lanes = {row["entity_key"]: row["lane"] for row in rows_of(shop, tables.outbox)}
+    assert fed.why is Rest.FULL
+    assert lanes == {
+        key: shard_of("company", key, 3) for key in (f"f{n}" for n in range(1, 41)) if key in lanes
+    }
+    assert (len(lanes), set(lanes.values())) == (20, {0, 1, 2})
 
 
 def test_rows_that_are_held_for_others_count_as_waiting(shop: Engine) -> None:

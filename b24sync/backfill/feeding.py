@@ -27,6 +27,7 @@ from b24sync.edge.database import (
     writing,
 )
 from b24sync.edge.links import read_links
+from b24sync.edge.shards import lane_of
 from b24sync.edge.sources import Locked
 from b24sync.edge.tables import outbox
 from b24sync.world import World
@@ -238,7 +239,11 @@ def _written_down(world: World, connection: Connection, of: Backfill, page: Page
     keys = {str(row["entity_key"]) for row in rows}
     urgent = backfills.urgencies(connection, of.portal, of.kind, keys)
     rows = [
-        {**row, "priority": min(of.priority, urgent.get(str(row["entity_key"]), of.priority))}
+        {
+            **row,
+            "priority": min(of.priority, urgent.get(str(row["entity_key"]), of.priority)),
+            "lane": lane_of(connection, of.portal, of.kind, str(row["entity_key"])),
+        }
         for row in rows
     ]
     # An entity is there once: among themselves, its rows need no order.

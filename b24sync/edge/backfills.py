@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, literal, or
 from b24sync.core.backfilling import OVER, BackfillState, Key, read_key, stored_key
 from b24sync.core.model import RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import backfill, outbox
+from b24sync.edge.tables import backfill, lane, outbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +270,7 @@ def waiting(connection: Connection, of: Backfill) -> int:
         select(outbox.c.id)
         .where(
             outbox.c.portal == of.portal,
-            outbox.c.lane == 0,
+            outbox.c.lane.in_(select(lane.c.lane).where(lane.c.portal == of.portal)),
             outbox.c.state == RowState.READY,
             outbox.c.priority == of.priority,
         )
