@@ -136,8 +136,13 @@ def _write_mapping(name: str, value: Mapping[object, object], pairs: list[str]) 
         if bracket is None:
             raise _refused_name(name, key)
         inner = name + bracket
-        if type(nested) is str and len(nested) <= _SHORT and _is_plain(nested):
+        if type(nested) is not str or len(nested) > _SHORT:
+            _write(inner, nested, pairs)
+        elif _is_plain(nested):
             pairs.append(f"{inner}={nested}")
+        elif nested.isascii() and "\0" not in nested:
+            # Most texts, without a call for each.
+            pairs.append(f"{inner}={''.join(map(_escape_of, nested.encode()))}")
         else:
             _write(inner, nested, pairs)
 

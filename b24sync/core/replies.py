@@ -448,13 +448,10 @@ def _reset_at_ms(time: object) -> int | None:
 def _number(time: object, name: str, limit: int) -> float | None:
     """Read a number of a ``time`` entry; absent, negative, absurd and unreadable are all None."""
     value = _items(time).get(name)
-    match value:
-        case bool():
-            return None
-        case int() | float() if 0 <= value < limit:
-            return value
-        case _:
-            return None
+    # By its very type, which for true and false is another one.
+    if type(value) is float or type(value) is int:
+        return value if 0 <= value < limit else None
+    return None
 
 
 def _time(reply: Reply) -> object:
