@@ -299,10 +299,7 @@ def _gathered(desk: _Desk, served: int, noted: Sequence[int]) -> _Gathered:
         behind = [row for rows in followers.values() for row in rows]
         found = {row.id: row for row in (*heads.rows, *behind)}
         gathered.rows |= found
-        own = {(row.kind, row.key) for row in heads.rows}
-        referred = needed_links(found.values()) - own
-        others = read_links(desk.connection, desk.mine.tenant.code, referred)
-        links = {**heads.links, **others}
+        links = read_links(desk.connection, desk.mine.tenant.code, needed_links(found.values()))
         makers = {
             (command.kind, command.key): command
             for command in gathered.commands

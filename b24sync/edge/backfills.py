@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, insert, literal, or
 from b24sync.core.backfilling import OVER, BackfillState, Key, read_key, stored_key
 from b24sync.core.model import RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import backfill, lane, outbox
+from b24sync.edge.tables import backfill, lane, outbox, written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +271,7 @@ def waiting(connection: Connection, of: Backfill) -> int:
         .where(
             outbox.c.portal == of.portal,
             outbox.c.lane.in_(select(lane.c.lane).where(lane.c.portal == of.portal)),
-            outbox.c.state == RowState.READY,
+            outbox.c.state == written(RowState.READY),
             outbox.c.priority == of.priority,
         )
         .limit(of.most_waiting)

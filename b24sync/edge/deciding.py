@@ -36,7 +36,7 @@ from b24sync.edge.guards import Raced, row_guard, row_of
 from b24sync.edge.links import forget_sent, remember
 from b24sync.edge.results import bury, count, insert_results, result_row
 from b24sync.edge.settling import STOPPED
-from b24sync.edge.tables import dead, lane, outbox, result
+from b24sync.edge.tables import dead, lane, outbox, result, written
 from b24sync.edge.waiting import release_for, release_parked
 
 PERSON = "person"
@@ -133,7 +133,7 @@ def held_rows(
             sort.scalar_subquery().label("sort"),
             now_ms().label("now"),
         )
-        .where(outbox.c.state == RowState.HELD)
+        .where(outbox.c.state == written(RowState.HELD))
         .order_by(stops_lane.desc(), outbox.c.id)
         .limit(limit)
     )
@@ -280,7 +280,7 @@ def retry(connection: Connection, row_id: int) -> Decision | None:
 
 def _locked(connection: Connection, row_id: int) -> RowMapping | None:
     """A held row, kept from everybody else until the transaction ends."""
-    held = select(outbox).where(outbox.c.id == row_id, outbox.c.state == RowState.HELD)
+    held = select(outbox).where(outbox.c.id == row_id, outbox.c.state == written(RowState.HELD))
     return connection.execute(held.with_for_update()).mappings().first()
 
 

@@ -18,7 +18,7 @@ from b24sync.edge.database import now_ms
 from b24sync.edge.guards import batch_guard, of_entities, row_of
 from b24sync.edge.lanes import Lane
 from b24sync.edge.settling import Sent, still_in, write_out
-from b24sync.edge.tables import batch, outbox
+from b24sync.edge.tables import batch, outbox, written
 
 MOST_BATCHES = 10
 """How many batches in doubt one look takes up; a lane has rarely more than one."""
@@ -51,7 +51,7 @@ def read_doubts(
         answered = select(outbox.c.batch_id).where(
             outbox.c.portal == mine.tenant.code,
             of_entities(outbox.c.kind, outbox.c.entity_key, told),
-            outbox.c.state == str(RowState.DOUBT),
+            outbox.c.state == written(RowState.DOUBT),
         )
         is_due = or_(is_due, batch.c.id.in_(answered))
     found = connection.execute(
@@ -76,7 +76,9 @@ def read_doubts(
 
 
 def _rows(connection: Connection, number: int) -> Sequence[RowMapping]:
-    there = select(outbox).where(outbox.c.batch_id == number, outbox.c.state == str(RowState.DOUBT))
+    there = select(outbox).where(
+        outbox.c.batch_id == number, outbox.c.state == written(RowState.DOUBT)
+    )
     return connection.execute(there.order_by(outbox.c.id)).mappings().all()
 
 
@@ -155,7 +157,7 @@ def put_off(connection: Connection, batch_ids: Collection[int], *, rest_ms: int)
     )
     connection.execute(
         update(outbox)
-        .where(outbox.c.batch_id.in_(batch_ids), outbox.c.state == str(RowState.DOUBT))
+        .where(outbox.c.batch_id.in_(batch_ids), outbox.c.state == written(RowState.DOUBT))
         .values(due_at=later)
     )
 

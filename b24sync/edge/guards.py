@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, exists, literal, or_, sel
 from b24sync.core.lifecycle import BatchEvent, RowEvent, batch_sources, row_sources
 from b24sync.core.model import Operation, Row
 from b24sync.edge.lists import Listed, among, is_in
-from b24sync.edge.tables import batch, outbox
+from b24sync.edge.tables import batch, outbox, written
 
 OTHER = outbox.alias("other")
 
@@ -47,7 +47,7 @@ def is_followed() -> ColumnElement[bool]:
 
 def row_guard(event: RowEvent) -> ColumnElement[bool]:
     """The guard of a move of rows, read from the table of moves."""
-    return or_(*(outbox.c.state == str(state) for state in row_sources(event)))
+    return or_(*(outbox.c.state == written(state) for state in row_sources(event)))
 
 
 def batch_guard(event: BatchEvent) -> ColumnElement[bool]:

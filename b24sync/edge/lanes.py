@@ -30,7 +30,7 @@ from sqlalchemy import (
 from b24sync.core import fairness
 from b24sync.core.model import BatchState, RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import batch, lane, outbox
+from b24sync.edge.tables import batch, lane, outbox, written
 from b24sync.edge.tenants import Tenant
 
 SILENT = "half_open"
@@ -141,9 +141,9 @@ def is_stopped(of: FromClause = lane) -> ColumnElement[bool]:
         select(literal(1)).where(
             outbox.c.id == of.c.stopped_by,
             or_(
-                outbox.c.state == str(RowState.HELD),
+                outbox.c.state == written(RowState.HELD),
                 # Afterwards it is for the owner of the lane to find out what became of it.
-                and_(outbox.c.state == str(RowState.DOUBT), outbox.c.due_at > _now()),
+                and_(outbox.c.state == written(RowState.DOUBT), outbox.c.due_at > _now()),
             ),
         )
     )
@@ -159,7 +159,7 @@ def has_due() -> ColumnElement[bool]:
         .where(
             outbox.c.portal == lane.c.portal,
             outbox.c.lane == lane.c.lane,
-            outbox.c.state == RowState.READY,
+            outbox.c.state == written(RowState.READY),
             outbox.c.due_at <= _now(),
         )
         .order_by(outbox.c.priority, outbox.c.id)
@@ -304,7 +304,7 @@ def release(
         .where(
             outbox.c.portal == mine.tenant.code,
             outbox.c.lane == mine.lane,
-            outbox.c.state == RowState.READY,
+            outbox.c.state == written(RowState.READY),
         )
         .order_by(outbox.c.priority, outbox.c.id)
     )

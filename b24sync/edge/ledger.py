@@ -17,7 +17,7 @@ is committed together; each says which table it writes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
 from typing import Any
@@ -28,7 +28,6 @@ from sqlalchemy import (
     Integer,
     Select,
     SmallInteger,
-    and_,
     bindparam,
     exists,
     func,
@@ -41,7 +40,7 @@ from sqlalchemy import (
 )
 
 from b24sync.core.lifecycle import BatchEvent, RowEvent, row_sources
-from b24sync.core.model import Batch, BatchState, Link, LinkState, Row, RowState
+from b24sync.core.model import Batch, BatchState, Row, RowState
 from b24sync.edge import lanes, suspects
 from b24sync.edge.database import now_ms
 from b24sync.edge.guards import (
@@ -57,7 +56,7 @@ from b24sync.edge.lanes import Lane
 from b24sync.edge.links import forget_sent
 from b24sync.edge.lists import Listed, Mapped, among, not_among, number_of
 from b24sync.edge.results import count, insert_results, result_row, unknown
-from b24sync.edge.tables import batch, link, outbox
+from b24sync.edge.tables import batch, outbox, written
 from b24sync.edge.waiting import firsts, keep
 
 MOST_FOLLOWERS = 5000
@@ -69,14 +68,12 @@ class Heads:
     """What one look at a lane found.
 
     Shape: ``rows`` are the first unfinished ones of their entities, ``followed`` those of them with
-    later rows behind them. ``links`` are those of their entities, as far as there are any. ``more``:
-    there may be more to read.
+    later rows behind them. ``more``: there may be more to read.
     """
 
     rows: tuple[Row, ...]
     followed: frozenset[int]
     more: bool
-    links: Mapping[tuple[str, str], Link] = field(default_factory=dict[tuple[str, str], Link])
 
 
 def read_heads(
@@ -118,18 +115,6 @@ def read_heads(
         rows=tuple(row_of(row) for row in heads),
         followed=frozenset(row["id"] for row in heads if row["is_followed"]),
         more=len(found) == limit,
-        links={
-            (row["kind"], row["entity_key"]): Link(
-                kind=row["kind"],
-                key=row["entity_key"],
-                remote_id=row["link_remote_id"],
-                generation=row["link_generation"],
-                state=LinkState(row["link_state"]),
-                sent=row["link_sent_fields"],
-            )
-            for row in heads
-            if row["link_state"] is not None
-        },
     )
 
 
@@ -173,7 +158,7 @@ def _rows_from_floor() -> Select[*tuple[Any, ...]]:
         .where(
             urgent.c.portal == bindparam("code"),
             urgent.c.lane == bindparam("number"),
-            urgent.c.state == str(RowState.READY),
+            urgent.c.state == written(RowState.READY),
             urgent.c.priority < bindparam("priority"),
             urgent.c.due_at <= now_ms(),
         )
@@ -188,24 +173,16 @@ def _due_rows(
     *, kinds: bool = False, without: bool = False, only: bool = False
 ) -> Select[*tuple[Any, ...]]:
     """The next due rows of a lane; narrowed, if at all, by lists that are one parameter each."""
-    of_entity = and_(
-        link.c.portal == outbox.c.portal,
-        link.c.kind == outbox.c.kind,
-        link.c.entity_key == outbox.c.entity_key,
-    )
-    known = ("remote_id", "generation", "state", "sent_fields")
     statement = (
         select(
             outbox,
             is_behind().label("is_behind"),
             is_followed().label("is_followed"),
-            *(link.c[name].label(f"link_{name}") for name in known),
         )
-        .select_from(outbox.outerjoin(link, of_entity))
         .where(
             outbox.c.portal == bindparam("code"),
             outbox.c.lane == bindparam("number"),
-            outbox.c.state == str(RowState.READY),
+            outbox.c.state == written(RowState.READY),
             outbox.c.due_at <= now_ms(),
         )
         .order_by(outbox.c.priority, outbox.c.id)
@@ -246,7 +223,7 @@ def _park(
         select(outbox.c.id)
         .where(
             outbox.c.portal == mine.tenant.code,
-            outbox.c.state == RowState.READY,
+            outbox.c.state == written(RowState.READY),
             of_entities(outbox.c.kind, outbox.c.entity_key, entities),
             is_behind(),
         )
@@ -257,7 +234,7 @@ def _park(
     connection.execute(
         update(outbox)
         # Not those that another lane's batch has taken along meanwhile.
-        .where(outbox.c.id.in_(sorted(ids)), outbox.c.state == RowState.READY)
+        .where(outbox.c.id.in_(sorted(ids)), outbox.c.state == written(RowState.READY))
         .values(state=str(RowState.PARKED))
     )
 
@@ -344,7 +321,7 @@ def first_in_doubt(connection: Connection, mine: Lane) -> int | None:
                     batch.c.closed_at.is_(None),
                 )
             ),
-            outbox.c.state == RowState.DOUBT,
+            outbox.c.state == written(RowState.DOUBT),
         )
     ).scalar()
     return doubted

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from b24sync.core.model import Operation, Ref, ResultOutcome, Row, RowState
 from b24sync.edge.guards import of_entities, row_of
-from b24sync.edge.tables import outbox, result
+from b24sync.edge.tables import outbox, result, written
 
 LONGEST_CIRCLE = 50
 """How far a chain of waiting entities is followed."""
@@ -94,7 +94,7 @@ def waits(
         held = connection.execute(
             select(outbox.c.kind, outbox.c.entity_key, outbox.c.waits_for).where(
                 outbox.c.portal == code,
-                outbox.c.state == RowState.HELD,
+                outbox.c.state == written(RowState.HELD),
                 outbox.c.waits_for.is_not(None),
                 of_entities(outbox.c.kind, outbox.c.entity_key, following),
             )
@@ -119,7 +119,7 @@ def waiting_rows(
     held = connection.execute(
         select(outbox).where(
             outbox.c.portal == code,
-            outbox.c.state == RowState.HELD,
+            outbox.c.state == written(RowState.HELD),
             outbox.c.waits_for.is_not(None),
             of_entities(outbox.c.kind, outbox.c.entity_key, entities),
         )

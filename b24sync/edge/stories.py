@@ -21,7 +21,7 @@ from sqlalchemy import (
 from b24sync.core import refs
 from b24sync.core.model import ResultOutcome, RowState
 from b24sync.edge.database import now_ms
-from b24sync.edge.tables import dead, lane, link, outbox, portal, result
+from b24sync.edge.tables import dead, lane, link, outbox, portal, result, written
 
 TROUBLE = (
     ResultOutcome.FAILED,
@@ -202,8 +202,8 @@ def story(connection: Connection, code: str, kind: str, key: str) -> Story:
             lane.c.lane == outbox.c.lane,
             lane.c.stopped_by == outbox.c.id,
             or_(
-                outbox.c.state == str(RowState.HELD),
-                and_(outbox.c.state == str(RowState.DOUBT), outbox.c.due_at > now_ms()),
+                outbox.c.state == written(RowState.HELD),
+                and_(outbox.c.state == written(RowState.DOUBT), outbox.c.due_at > now_ms()),
             ),
         )
     )

@@ -14,7 +14,7 @@ from b24sync.core import losses
 from b24sync.core.model import RowState
 from b24sync.edge.database import now_ms
 from b24sync.edge.lanes import Lane
-from b24sync.edge.tables import outbox
+from b24sync.edge.tables import outbox, written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def next_rows(
         .where(
             outbox.c.portal == mine.tenant.code,
             outbox.c.lane == mine.lane,
-            outbox.c.state == RowState.READY,
+            outbox.c.state == written(RowState.READY),
             outbox.c.due_at <= now_ms(),
         )
         .order_by(outbox.c.priority, outbox.c.id)
@@ -81,7 +81,7 @@ def charge_noted(connection: Connection, ids: Collection[int]) -> int:
     Writes: outbox.
     """
     return charge(
-        connection, (outbox.c.id.in_(sorted(ids))) & (outbox.c.state == str(RowState.READY))
+        connection, (outbox.c.id.in_(sorted(ids))) & (outbox.c.state == written(RowState.READY))
     )
 
 
@@ -93,6 +93,6 @@ def charge_unanswered(connection: Connection, ids: Collection[int]) -> None:
     if ids:
         connection.execute(
             update(outbox)
-            .where(outbox.c.id.in_(sorted(ids)), outbox.c.state == str(RowState.READY))
+            .where(outbox.c.id.in_(sorted(ids)), outbox.c.state == written(RowState.READY))
             .values(losses=outbox.c.losses + 1)
         )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -32,6 +33,7 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
     false,
+    literal_column,
     text,
     true,
 )
@@ -178,6 +180,14 @@ def _rest_partition(_element: RestPartition, compiler: DDLCompiler, **_kw: objec
     # Tables and not just names, so that they come to stand in the schema of the others.
     rest = write(Table(f"{result.name}_{REST}", MetaData()))
     return f"CREATE TABLE {rest} PARTITION OF {write(Table(result.name, MetaData()))} DEFAULT"
+
+
+def written(state: StrEnum) -> ColumnElement[str]:
+    """A state as text of a statement and not as a parameter.
+
+    A plan that PostgreSQL makes for any parameter cannot use an index of the rows in one state.
+    """
+    return literal_column(f"'{state}'")
 
 
 portal = Table(

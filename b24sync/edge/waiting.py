@@ -27,7 +27,7 @@ from b24sync.core.settlement import Settlement
 from b24sync.edge.database import now_ms, skip_locked
 from b24sync.edge.guards import is_behind, lists_of, of_entities, row_guard
 from b24sync.edge.lists import Listed, Spread, among, each_of
-from b24sync.edge.tables import link, outbox
+from b24sync.edge.tables import link, outbox, written
 
 SOON_MS = 100
 """When a row is looked at again whose way is being cleared at this very moment."""
@@ -78,7 +78,10 @@ def hold(connection: Connection, code: str, waiting: Sequence[Waiting]) -> None:
     if again:
         connection.execute(
             update(outbox)
-            .where(outbox.c.id.in_([row.row_id for row in again]), outbox.c.state == RowState.READY)
+            .where(
+                outbox.c.id.in_([row.row_id for row in again]),
+                outbox.c.state == written(RowState.READY),
+            )
             .values(due_at=now_ms() + SOON_MS)
         )
     held = [row for row in waiting if (row.target.kind, row.target.key) not in arriving]
@@ -142,7 +145,7 @@ def postpone(connection: Connection, postponed: Sequence[Postponed]) -> None:
     for until_ms, ids in groups.items():
         connection.execute(
             update(outbox)
-            .where(outbox.c.id.in_(ids), outbox.c.state == RowState.READY)
+            .where(outbox.c.id.in_(ids), outbox.c.state == written(RowState.READY))
             .values(due_at=until_ms)
         )
 
@@ -163,7 +166,7 @@ def put_off(
                 outbox.c.portal == code,
                 outbox.c.kind == kind,
                 outbox.c.entity_key == key,
-                outbox.c.state == RowState.READY,
+                outbox.c.state == written(RowState.READY),
             )
             .values(
                 due_at=now_ms() + rest_ms,
@@ -247,7 +250,7 @@ def _releasable(kinds: int, *, waits: bool) -> CompoundSelect[Any]:
                 outbox.c.portal == bindparam("code"),
                 outbox.c.kind == bindparam(f"kind_{number}"),
                 outbox.c.entity_key == key.c.value,
-                outbox.c.state == str(RowState.PARKED),
+                outbox.c.state == written(RowState.PARKED),
             )
             .scalar_subquery()
         )
@@ -278,7 +281,11 @@ def sweep(connection: Connection, *, limit: int = 1000) -> int:
     Shape: how many were released, of at most ``limit`` looked at of each sort.
     Writes: outbox, parked or held to ready.
     """
-    free = select(outbox.c.id).where(outbox.c.state == RowState.PARKED, ~is_behind()).limit(limit)
+    free = (
+        select(outbox.c.id)
+        .where(outbox.c.state == written(RowState.PARKED), ~is_behind())
+        .limit(limit)
+    )
     is_known = exists(
         select(literal(1)).where(
             link.c.portal == outbox.c.portal,
@@ -288,13 +295,13 @@ def sweep(connection: Connection, *, limit: int = 1000) -> int:
     )
     answered = (
         select(outbox.c.id)
-        .where(outbox.c.state == RowState.HELD, outbox.c.waits_for.is_not(None), is_known)
+        .where(outbox.c.state == written(RowState.HELD), outbox.c.waits_for.is_not(None), is_known)
         .limit(limit)
     )
     over = (
         select(outbox.c.id)
         .where(
-            outbox.c.state == RowState.HELD,
+            outbox.c.state == written(RowState.HELD),
             or_(outbox.c.cancel_requested, outbox.c.expires_at <= now_ms()),
         )
         .limit(limit)
