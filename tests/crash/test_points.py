@@ -18,8 +18,9 @@ MOMENTS = ("before", WITHIN, "after")
 LEASE_S = 0.3 + 0.8
 QUIET_S = SERVER_MAX_S + QUIET_MARGIN_S
 REFUSING = "http://127.0.0.1:9/rest/1/sandbox-secret/"
-ELSEWHERE = {Step.RENEW}
-"""Only portals with the tokens of an application know it: ``test_renewing`` dies there."""
+ELSEWHERE = {Step.RENEW, Step.RING}
+"""Only portals with the tokens of an application know the one, ``test_renewing`` dies there; only
+those with several lanes the other: ``test_shards``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
