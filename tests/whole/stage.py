@@ -300,6 +300,8 @@ def opened(
         | {
             "B24SYNC_SECRET_KEY": Fernet.generate_key().decode(),
             "B24SYNC_PUMP_S": "0.25",
+            # Full batches from the first on: whoever counts them need not know how size is learned.
+            "B24SYNC_BATCH_START": "50",
             "PYTHONUNBUFFERED": "1",
         }
         | dict(variables),
