@@ -213,6 +213,7 @@ def test_who_finds_the_rate_used_up_rings_once_for_when_it_is_not(
         run(kwargs={"kinds": ["contact"], "halt": "chain"}, throw=True)
     ((headers, named),) = _rings(tmp_path)
     change(lite_house, tables.bucket, {"ring_at": 0})
+    change(lite_house, tables.lane, {"rests_until": None, "next_due_at": 0})
     run(throw=True)
 
     assert named == {"portal": "default", "kinds": ["contact"], "halt": "chain"}

@@ -133,7 +133,7 @@ def test_a_request_that_was_cut_is_followed_by_a_smaller_one(house: Engine) -> N
     time_passes(house)
     drain(world, Order())
 
-    assert cut["cost_s"] == pytest.approx(3.0)
+    assert cut["cost_s"] == pytest.approx(3.6)
     assert clerk.sizes[0] == 20
 
 

@@ -83,12 +83,14 @@ def learned(pace: Pace, told: Timings, *, now_ms: int) -> Mapping[str, MethodPac
 def cut(pace: Pace, methods: Iterable[str], *, now_ms: int) -> Mapping[str, MethodPace]:
     """What is to be remembered of commands whose request took longer than the portal allows.
 
-    Shape: ``methods`` of all of them. They cost so much more that the same request is not made again.
+    Shape: ``methods`` of all of them. They cost so much more that half of the same request is made the
+    next time, at the most: how much longer it would have taken nobody knows.
     Raises: nothing.
     """
     loads = [(method, pace.load(method)) for method in methods]
     expected_s = sum(load.mean_s for _, load in loads)
-    factor = max(DEARER, pace.rules.request_s / expected_s) if expected_s > 0 else DEARER
+    least_s = max(pace.rules.request_s, 2 * pace.rules.room_s)
+    factor = max(DEARER, least_s / expected_s) if expected_s > 0 else DEARER
     return {
         method: replace(
             pace.of(method),

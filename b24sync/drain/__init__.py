@@ -149,21 +149,18 @@ def _serve(run: _Run, mine: Lane, before: Tally) -> Tally:
             world.transact(Step.RING, partial(taking.ring, mine=mine, owned_too=False))
     taken_s = world.clock() - begun_s
     world.transact(
-        Step.RELEASE, partial(_released, mine=mine, taken_s=taken_s, rest_ms=end.rest_ms)
+        Step.RELEASE,
+        partial(lanes.release, mine=mine, served=taken_s, rest_ms=end.rest_ms),
     )
+    if mine.lanes > 1:
+        # By itself: with the lane still locked, owners that ring for each other would wait in a ring.
+        world.transact(Step.RING, partial(taking.ring, mine=mine, owned_too=True))
     log.debug("lane_released portal=%s lane=%s rows=%d", mine.tenant.code, mine.lane, served.rows)
     if end.rest_ms is None:
         return served
     code, egress_group = mine.tenant.code, mine.tenant.egress_group
     until_s = world.clock() + end.rest_ms / 1000
     return served + Tally(resting={code: Resting(egress_group=egress_group, until_s=until_s)})
-
-
-def _released(connection: Connection, mine: Lane, taken_s: float, rest_ms: int | None) -> None:
-    """Give a lane back, and wake those whose rows may have waited for it."""
-    lanes.release(connection, mine, served=taken_s, rest_ms=rest_ms)
-    if mine.lanes > 1:
-        taking.ring(connection, mine, owned_too=True)
 
 
 def _recovered(world: World, mine: Lane) -> Lane:

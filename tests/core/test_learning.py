@@ -201,22 +201,25 @@ def test_a_cost_may_come_after_the_time_used() -> None:
 
 
 def test_a_request_that_was_cut_is_not_made_again() -> None:
-    """Ten of three seconds were cut at sixty, so they are held for six each: half go next."""
+    """Ten of three seconds were cut at sixty, so they are held for more than seven: half go next."""
     known = pace_of(m=MethodPace(cost_s=3.0, spread_s=1.0), n=MethodPace(cost_s=3.0))
 
     lesson = cut(known, ["m"] * 5 + ["n"] * 5, now_ms=NOW)
 
-    assert lesson == {
-        "m": MethodPace(cost_s=6.0, spread_s=1.0, updated_ms=NOW),
-        "n": MethodPace(cost_s=6.0, updated_ms=NOW),
+    assert {method: told.cost_s for method, told in lesson.items()} == pytest.approx(
+        {"m": 7.2, "n": 7.2}
+    )
+    assert {(told.spread_s, told.updated_ms) for told in lesson.values()} == {
+        (1.0, NOW),
+        (0.0, NOW),
     }
 
 
 def test_commands_that_were_thought_cheap_are_dear_after_a_cut() -> None:
-    """Fifty of a hundredth of a second took sixty, so each took more than one; none takes more."""
+    """Fifty of a hundredth of a second took sixty: so dear that half go next; none takes more."""
     cheap, dear = MethodPace(cost_s=0.01), MethodPace(cost_s=50.0)
 
-    assert cut(pace_of(m=cheap), ["m"] * 50, now_ms=NOW)["m"].cost_s == pytest.approx(1.2)
+    assert cut(pace_of(m=cheap), ["m"] * 50, now_ms=NOW)["m"].cost_s == pytest.approx(1.44)
     assert cut(pace_of(m=dear), ["m"], now_ms=NOW)["m"].cost_s == 60.0
     assert cut(pace_of(m=MethodPace(cost_s=0.0)), ["m"], now_ms=NOW)["m"].cost_s == 0.0
 
