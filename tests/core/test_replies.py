@@ -31,6 +31,7 @@ from b24sync.core.replies import (
     durations,
     finished_ms,
     interpret,
+    method_marks,
     method_times,
     request_time,
     unanswered,
@@ -1021,3 +1022,22 @@ def test_the_time_of_an_answer_is_read_by_the_portals_clock() -> None:
     """In milliseconds; what makes no sense is none."""
     assert finished_ms(timed(outer={"finish": 1_790_000_000.25})) == 1_790_000_000_250
     assert finished_ms(timed(outer={"finish": "soon"})) is None
+
+
+def test_what_was_used_after_each_command_is_told_with_its_end() -> None:
+    """In their order, by method; a command that lacks either number tells nothing."""
+    came_back = timed(
+        r1={"finish": 1_790_000_000.25, "operating": 1.5},
+        r2={"finish": 1_790_000_001, "operating": 0.5},
+        r3={"finish": 1_790_000_002.5, "operating": 2},
+        r4={"finish": 1_790_000_003},
+        r5={"operating": 9.0},
+        r6={"finish": 0, "operating": 9.0},
+    )
+
+    marks = method_marks(numbered(ADD, UPDATE, ADD, ADD, ADD, ADD), came_back)
+
+    assert marks == {
+        ADD.method: ((1_790_000_000_250, 1.5), (1_790_000_002_500, 2)),
+        UPDATE.method: ((1_790_000_001_000, 0.5),),
+    }
