@@ -144,6 +144,8 @@ def measured(course: Course, home: Path) -> Figures:
                 "b24sync_secret_key": key,
                 "b24sync_queue": queue,
                 "b24sync_batch_size": course.commands,
+                # So many batches, and not one more to learn how long a command takes.
+                "b24sync_batch_start": course.commands,
             }
             for _ in range(course.workers):
                 yard.worker(config, course.pool, "-c", "1", "-Q", queue)
