@@ -1,8 +1,6 @@
 """``b24sync audit``: ask portals, from this process, whether markers occur more than once."""
 
-import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +13,7 @@ from b24sync.cli.desk import FAILED, Desk, as_json, check_portal, epilog
 from b24sync.cli.duplicates import WHAT_TO_DO
 from b24sync.cli.interrupts import Interrupt, until_interrupted
 from b24sync.cli.layout import bar, counted, record
+from b24sync.cli.quiet import unlogged
 from b24sync.core.model import PortalState
 from b24sync.edge import auditing, duplicates, views
 from b24sync.edge.auditing import Place
@@ -63,7 +62,7 @@ def audit(desk: Desk, *, portal: str | None, kinds: tuple[str, ...], as_json: bo
         with (
             until_interrupted() as stopped,
             bar(desk.err, unit="links") as progress,
-            _unlogged(),
+            unlogged(),
         ):
             task = progress.add_task("auditing", total=_count(world, codes, kinds))
             told = _Told()
@@ -77,19 +76,6 @@ def audit(desk: Desk, *, portal: str | None, kinds: tuple[str, ...], as_json: bo
     if stopped.is_set():
         desk.note("interrupted; what was found until then is kept", style="yellow")
     return FAILED if left or not told.is_over else 0
-
-
-@contextmanager
-def _unlogged() -> Generator[None]:
-    """The package's log goes nowhere: what was found is reported, and stands in the tables."""
-    log, silent = logging.getLogger("b24sync"), logging.NullHandler()
-    propagates, log.propagate = log.propagate, False
-    log.addHandler(silent)
-    try:
-        yield
-    finally:
-        log.removeHandler(silent)
-        log.propagate = propagates
 
 
 def _codes(world: World, portal: str | None) -> Sequence[str]:

@@ -1,9 +1,5 @@
 """``b24sync prune``: remove what is over and old, make partitions ahead; or show what that would be."""
 
-import logging
-from collections.abc import Generator
-from contextlib import contextmanager
-
 import click
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +7,7 @@ from rich.text import Text
 from b24sync.cli.desk import FAILED, Desk, as_json, epilog
 from b24sync.cli.interrupts import until_interrupted
 from b24sync.cli.layout import bar, counted, instant, number, span, table, utc
+from b24sync.cli.quiet import unlogged
 from b24sync.core.retention import DAY_MS, Grain
 from b24sync.pruning import Due, Pruned, Survey, survey
 from b24sync.pruning import prune as run_prune
@@ -50,7 +47,7 @@ def prune(desk: Desk, *, dry_run: bool, move: bool, as_json: bool) -> int:
         with (
             until_interrupted() as stopped,
             bar(desk.err, unit="rows") as progress,
-            _unlogged(),
+            unlogged(),
         ):
             task = progress.add_task("looking", total=None)
             ahead = survey(world)
@@ -76,19 +73,6 @@ def prune(desk: Desk, *, dry_run: bool, move: bool, as_json: bool) -> int:
     if stopped.is_set():
         desk.note("interrupted; the next run goes on from here", style="yellow")
     return 0 if done.is_over else FAILED
-
-
-@contextmanager
-def _unlogged() -> Generator[None]:
-    """The package's log goes nowhere: what was done is reported."""
-    log, silent = logging.getLogger("b24sync"), logging.NullHandler()
-    propagates, log.propagate = log.propagate, False
-    log.addHandler(silent)
-    try:
-        yield
-    finally:
-        log.removeHandler(silent)
-        log.propagate = propagates
 
 
 def _show_survey(desk: Desk, found: Survey, grain: Grain, *, as_json: bool) -> None:

@@ -30,7 +30,7 @@ from b24sync.core import fairness
 from b24sync.core.model import BatchState, PortalState, RowState
 from b24sync.edge.database import distinct_pairs, insert_missing, now_ms, skip_locked
 from b24sync.edge.lanes import SILENT, Lane, has_due, is_stopped
-from b24sync.edge.tables import batch, lane, outbox, portal
+from b24sync.edge.tables import batch, lane, outbox, portal, written
 from b24sync.edge.tenants import tenant
 
 CANDIDATES = 16
@@ -48,8 +48,7 @@ SERVED = lane.alias("served")
 _now = select(now_ms()).scalar_subquery()
 """The clock, read once for a statement: a planner looks for what does not change in an index."""
 
-# Written out, as in the indexes of just such rows: a parameter would hide that they fit.
-_is_ready = outbox.c.state == literal_column(f"'{RowState.READY}'")
+_is_ready = outbox.c.state == written(RowState.READY)
 
 
 def _is_active() -> ColumnElement[bool]:

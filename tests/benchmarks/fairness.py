@@ -17,6 +17,7 @@ from rich.table import Table
 
 from b24sync.edge import schema, tables
 from b24sync.edge.database import make_engine
+from tests.benchmarks.emptiness import must_be_empty
 from tests.queueing import bound_s, percentile, play, scenes
 
 SEED = 7
@@ -41,6 +42,7 @@ def main(url: str | None, portals: int, *, as_json: bool) -> None:
     """Play every scene, and compare the waits with their bound."""
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(url or f"sqlite:///{Path(folder) / 'fairness.db'}")
+        must_be_empty(engine)
         found: list[dict[str, object]] = []
         for title, scene in scenes(portals):
             schema.upgrade(engine)

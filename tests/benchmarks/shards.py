@@ -22,6 +22,7 @@ from b24sync.edge import schema, tables, taking
 from b24sync.edge.database import make_engine, reading, writing
 from b24sync.outbox import Outbox
 from b24sync.sandbox import Sandbox, SandboxConfig
+from tests.benchmarks.emptiness import must_be_empty
 from tests.house import add_portal, in_threads, rows_of, world_of
 
 WITHIN_S = 120.0
@@ -100,6 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{Path(folder) / 'shards.db'}"
         engine = make_engine(url, pool_size=8)
+        must_be_empty(engine)
         shown = Table(
             title=f"{engine.dialect.name}: answers after 1 s, 2 requests a second allowed"
         )
